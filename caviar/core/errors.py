@@ -1,0 +1,44 @@
+"""What caviar raises. Every message says what arrived, where, which rule it breaks and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CaviarError(Exception):
+    """Base of every error that caviar raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(CaviarError):
+    """The data, recipe, file or argument that was given cannot be used as it is (exit code 2)."""
+
+    exit_code = 2
+
+
+class RunError(CaviarError):
+    """The run itself failed after its input was accepted (exit code 1)."""
+
+    exit_code = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped on request after finishing its step and saving; the message says how to go on."""
+
+    exit_code = 130
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option that looks most like `name`, or None when nothing is near."""
+    candidates = list(options)
+    lowered = {option.lower(): option for option in candidates}
+    found = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
+    return lowered[found[0]] if found else None
+
+
+def unknown_name(kind: str, name: str, options: Iterable[str]) -> InputError:
+    """Build the error for a name that does not exist, offering the nearest one that does."""
+    allowed = sorted(options)
+    near = nearest(name, allowed)
+    hint = f" Did you mean {near!r}?" if near else ""
+    return InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(allowed)}.")
