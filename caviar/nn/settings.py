@@ -1,0 +1,71 @@
+"""What a recipe says about the network and the loss: the sections [model] and [loss]."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from caviar.core.settings import Auto, Settings
+
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
+
+
+class MLPSettings(Settings):
+    """A multilayer perceptron: linear, norm, activation, dropout for each width, then a linear output."""
+
+    name: Literal["mlp"] = "mlp"
+    """the network's name"""
+    widths: Auto | tuple[Width, ...] = "auto"
+    """units of each hidden layer; auto: from the number of training rows and inputs"""
+    activation: Activation = "relu"
+    """relu, leaky_relu, elu, gelu, silu, tanh or sigmoid"""
+    norm: Literal["none", "batch", "layer"] = "none"
+    """none, batch or layer normalisation before each activation"""
+    dropout: Auto | Rate = "auto"
+    """share of hidden units dropped while training (0 to below 1); auto: from the number of training rows"""
+
+
+class ConvNetSettings(Settings):
+    """A small convolutional network: conv 3x3, norm, ReLU, max pool 2 for each entry of channels, then fully connected."""
+
+    name: Literal["convnet"] = "convnet"
+    """the network's name"""
+    channels: tuple[Width, ...] = (16, 32, 64)
+    """output channels of each block; each block halves height and width"""
+    hidden: tuple[Width, ...] = ()
+    """units of fully connected layers between the last block and the output"""
+    norm: Literal["none", "batch"] = "batch"
+    """none or batch normalisation after each convolution"""
+    dropout: Rate = 0.0
+    """share of inputs dropped before each fully connected layer while training (0 to below 1)"""
+
+
+class CodeSettings(Settings):
+    """A network built by calling Python code; runs only behind --allow-code."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """module.path:callable that returns an nn.Module"""
+    arguments: dict[str, Any] = {}
+    """keyword arguments of the call"""
+
+
+class GivenSettings(Settings):
+    """A module handed over from Python; it must be handed over again to resume the run or load its bundle."""
+
+    name: Literal["given"] = "given"
+    """the word for a module handed over from Python"""
+    class_name: str
+    """the module's class, for the error message when it is missing"""
+
+
+ModelSettings = MLPSettings | ConvNetSettings | CodeSettings | GivenSettings
+
+
+class LossSettings(Settings):
+    """What training minimises."""
+
+    name: Literal["auto", "cross_entropy", "mean_squared_error"] = "auto"
+    """cross_entropy (classes), mean_squared_error (numbers), or auto: by the task"""
+    label_smoothing: Rate = 0.0
+    """share of the label's weight spread evenly over all classes (0 to below 1)"""
