@@ -1,0 +1,47 @@
+"""How training tells others what happens. The loop calls these; it knows nothing of who listens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where the run stands after a step: all counted from 1."""
+
+    step: int
+    epoch: int
+    batch: int
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class EpochFacts:
+    """What one finished epoch came to.
+
+    losses, learning_rates: one entry a step of this epoch, the first belonging to step `first_step`.
+    values: (split, name) -> number, such as ("dev", "accuracy").
+    """
+
+    epoch: int
+    step: int
+    first_step: int
+    losses: list[float]
+    learning_rates: list[float]
+    values: Mapping[tuple[str, str], float]
+    best: bool
+
+
+class Observer(Protocol):
+    """Somebody who wants to know: a progress bar, the record store, later the quantities and live rules."""
+
+    def on_step(self, moment: Moment, loss: Tensor) -> None:
+        """After every step. `loss` is on the device: reading it synchronises, so read it seldom."""
+
+    def on_epoch(self, facts: EpochFacts) -> None:
+        """After every epoch, once dev has been evaluated."""
+
+    def on_save(self, step: int) -> None:
+        """Just before a checkpoint of `step` is written: whatever belongs to it must be on disk when this returns."""
