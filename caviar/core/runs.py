@@ -29,6 +29,7 @@ from caviar.core.formats import RUN, check_version
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
+SWEEP_AGE_SECONDS = 60.0
 Status = Literal["running", "interrupted", "failed", "finished"]
 
 
@@ -207,6 +208,8 @@ def _sweep(runs_dir: Path) -> None:
     """Remove folders that a killed process had begun to build."""
     for left in runs_dir.glob(".new.*"):
         try:
+            if time.time() - left.stat().st_mtime < SWEEP_AGE_SECONDS:
+                continue  # its maker may not have locked it yet
             with FileLock(left / "lock").acquire(blocking=False):
                 shutil.rmtree(left, ignore_errors=True)
         except (Timeout, OSError):
