@@ -39,7 +39,7 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write one checkpoint: temporary file, fsync, rename, fsync of the folder."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    tensors = _separate(checkpoint.tensors)
     text = json.dumps({"version": CHECKPOINT, **checkpoint.data}, allow_nan=False)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -56,6 +56,18 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             raise OSError(f"{path}: {error}") from error
         raise
     sync_folder(path.parent)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring tensors to the CPU, contiguous; those that share memory (tied weights) are copied, as the format asks."""
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        separate[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    return separate
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
