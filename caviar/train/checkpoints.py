@@ -39,7 +39,7 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write one checkpoint: temporary file, fsync, rename, fsync of the folder."""
-    tensors = _separate(checkpoint.tensors)
+    tensors = separate(checkpoint.tensors)
     text = json.dumps({"version": CHECKPOINT, **checkpoint.data}, allow_nan=False)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
@@ -58,7 +58,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     sync_folder(path.parent)
 
 
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bring tensors to the CPU, contiguous; those that share memory (tied weights) are copied, as the format asks."""
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()

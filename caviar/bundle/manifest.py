@@ -1,0 +1,76 @@
+"""What a bundle says of itself: the JSON beside its tensors."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from caviar.core.columns import Column, Task
+from caviar.core.errors import InputError
+from caviar.core.formats import BUNDLE, check_version
+
+MANIFEST_FILE = "bundle.json"
+PREPROCESS_FILE = "preprocess.safetensors"
+NETWORK_FILE = "network.safetensors"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything of a bundle but its tensors.
+
+    kind: what it predicts from. input_shape: of one example as the network sees it. outputs: of the network.
+    model: the [model] section. preprocess, scaler: what `caviar.preprocess.rebuild` takes (scaler: {} for classes).
+    reading: how raw input is read (picture size and mode, delimiter, encoding). recipe, metrics: of the run.
+    """
+
+    kind: Literal["table", "pictures", "arrays"]
+    task: Task
+    classes: tuple[str, ...]
+    columns: tuple[Column, ...]
+    target: str
+    input_shape: tuple[int, ...]
+    outputs: int
+    model: dict[str, Any]
+    preprocess: dict[str, Any]
+    scaler: dict[str, Any]
+    reading: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    majority: int = 0
+    train_mean: float = 0.0
+
+
+def manifest_to_json(manifest: Manifest, files: dict[str, str]) -> dict[str, Any]:
+    """Return the JSON form with the digests of the other files and one over the whole."""
+    value = {"format": "caviar bundle", "version": BUNDLE, **asdict(manifest), "files": files}
+    value = json.loads(json.dumps(value, allow_nan=False))
+    return {**value, "digest": _digest(value)}
+
+
+def manifest_from_json(path: Path) -> tuple[Manifest, dict[str, str]]:
+    """Read bundle.json and verify it; InputErrors say what is wrong. Also returns the files' digests."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent}: not a bundle (it has no {MANIFEST_FILE}).") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}).") from error
+    if not isinstance(value, dict) or value.get("format") != "caviar bundle":
+        raise InputError(f"{path}: not the description of a caviar bundle.")
+    check_version("bundle", value.get("version"), BUNDLE, path)
+    if value.get("digest") != _digest({k: v for k, v in value.items() if k != "digest"}):
+        raise InputError(f"{path}: damaged or edited: its content does not match its digest.")
+    try:
+        fields = {name: value[name] for name in Manifest.__dataclass_fields__}
+        fields["columns"] = tuple(Column(**column) for column in fields["columns"])
+        for name in ("classes", "input_shape"):
+            fields[name] = tuple(fields[name])
+        return Manifest(**fields), dict(value["files"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: incomplete: {error}.") from error
+
+
+def _digest(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
