@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMES = 20
+"""A message lists at most so many of the names there are: a table may have thousands of columns."""
+
 
 class CaviarError(Exception):
     """Base of every error that caviar raises on purpose; `exit_code` is what the command line returns."""
@@ -41,4 +44,6 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> InputError:
     allowed = sorted(options)
     near = nearest(name, allowed)
     hint = f" Did you mean {near!r}?" if near else ""
-    return InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(allowed)}.")
+    rest = f" and {len(allowed) - MOST_NAMES} more" if len(allowed) > MOST_NAMES else ""
+    known = f" Known: {', '.join(allowed[:MOST_NAMES])}{rest}." if allowed else ""
+    return InputError(f"unknown {kind} {name!r}.{hint}{known}")

@@ -16,7 +16,9 @@ RUN: Final = 1
 def check_version(kind: str, found: Any, supported: int, where: object) -> None:
     """Refuse a `kind` of file whose format version is missing, malformed or newer than `supported`."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(f"{where}: not a caviar {kind}: its format version is {found!r}, expected a number from 1 to {supported}.")
+        raise InputError(
+            f"{where}: not a caviar {kind}: its format version is {found!r}, expected a number from 1 to {supported}."
+        )
     if found > supported:
         raise InputError(
             f"{where}: this {kind} has format version {found}, written by a newer caviar; this one reads up to version "

@@ -1,13 +1,13 @@
 """A run's folder: its name, its owner, what lies in it, and the list of all runs.
 
-    runs/NAME/recipe.toml        the resolved recipe; training it again reproduces the run
-              environment.json   versions and machine
-              run.json           how it stands (status, epoch, metrics)
-              records.sqlite     every record and event
-              checkpoints/       states to resume from
-              bundle/            what the run hands over, once finished
-              train.log          messages
-              lock               held by the process that trains; an OS lock, so a kill leaves nothing stale
+runs/NAME/recipe.toml        the resolved recipe; training it again reproduces the run
+          environment.json   versions and machine
+          run.json           how it stands (status, epoch, metrics)
+          records.sqlite     every record and event
+          checkpoints/       states to resume from
+          bundle/            what the run hands over, once finished
+          train.log          messages
+          lock               held by the process that trains; an OS lock, so a kill leaves nothing stale
 """
 
 import json
@@ -138,7 +138,9 @@ class OwnedRun:
         self.release()
 
 
-def create_run(runs_dir: Path, name: str | None, stem: str, files: dict[str, bytes], summary: dict[str, Any]) -> OwnedRun:
+def create_run(
+    runs_dir: Path, name: str | None, stem: str, files: dict[str, bytes], summary: dict[str, Any]
+) -> OwnedRun:
     """Create a run folder with `files` in it and own it.
 
     It appears under its name in one step, complete and locked: a kill at any moment leaves a whole folder or none.
@@ -180,7 +182,8 @@ def _fill(building: Path, files: dict[str, bytes], summary: dict[str, Any]) -> N
     now = time.time()
     write_json(
         building / "run.json",
-        {"format": "caviar run", "version": RUN, "name": "", "status": "running", "created": now, "updated": now} | summary,
+        {"format": "caviar run", "version": RUN, "name": "", "status": "running", "created": now, "updated": now}
+        | summary,
     )
     os.chmod(building, 0o755)
 

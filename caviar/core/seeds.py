@@ -10,7 +10,7 @@ MAX_SEED = 2**63 - 1
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """Return a 63-bit seed for the stream called `names` under `seed`: equal arguments, equal streams."""
-    text = "/".join([str(seed), *map(str, names)])
+    text = "\0".join([str(seed), *map(str, names)])  # a character that no name holds keeps ("a", "b") from ("a/b")
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") & MAX_SEED
 
 

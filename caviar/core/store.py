@@ -5,15 +5,16 @@ Tables: `series` (trial, split, layer, name) names a curve, `points` (series, st
 SQLite turns NaN into NULL; as no record is without a value, NULL is read back as NaN. Infinities are kept as they are.
 """
 
+import contextlib
 import json
 import math
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from caviar.core.errors import InputError
+from caviar.core.errors import InputError, RunError
 from caviar.core.formats import STORE, check_version
 from caviar.core.records import Record
 
@@ -39,32 +40,50 @@ class Store:
         if read_only and not path.is_file():
             raise InputError(f"{path}: there is no record store here.")
         self._series: dict[tuple[int, str, str, str], int] = {}
-        try:
-            self._connection = _open(path, read_only)
-            self._prepare(read_only)
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{path}: not a readable record store ({error}).") from error
+        with _readable(path):
+            self._connection = _open_for_reading(path) if read_only else sqlite3.connect(path, timeout=30)
+            try:
+                self._prepare(read_only)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def _prepare(self, read_only: bool) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if read_only or found:
             check_version("record store", found, STORE, self.path)
         if not read_only:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.executescript(SCHEMA)
             self._connection.execute(f"PRAGMA user_version = {STORE}")
 
     def write(self, records: Iterable[Record]) -> None:
         """Add records in one transaction; a record with the key of an older one replaces it."""
-        with self._connection:
+        with self._transaction():
             self._connection.executemany(
                 "INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?)",
-                [(self._series_id(r), r.step, r.epoch, r.value) for r in records],
+                [(self._series_id(r), r.step, r.epoch, float(r.value)) for r in records],
             )
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of the block is written, or none of it; what the disk refuses is a RunError."""
+        try:
+            with self._connection:
+                yield
+        except BaseException as error:
+            self._series.clear()  # series added in the block have been rolled back with it
+            if isinstance(error, sqlite3.DatabaseError):
+                raise RunError(f"{self.path}: records cannot be written ({error}).") from error
+            raise
 
     def _series_id(self, record: Record) -> int:
         key = (record.trial, record.split, record.layer, record.name)
         if key not in self._series:
-            self._connection.execute("INSERT OR IGNORE INTO series (trial, split, layer, name) VALUES (?, ?, ?, ?)", key)
+            self._connection.execute(
+                "INSERT OR IGNORE INTO series (trial, split, layer, name) VALUES (?, ?, ?, ?)", key
+            )
             row = self._connection.execute(
                 "SELECT id FROM series WHERE trial = ? AND split = ? AND layer = ? AND name = ?", key
             ).fetchone()
@@ -84,15 +103,20 @@ class Store:
         wanted = {"name = ?": name, "split = ?": split, "layer = ?": layer, "trial = ?": trial, "step > ?": after_step}
         given = {clause: value for clause, value in wanted.items() if value is not None}
         where = f" WHERE {' AND '.join(given)}" if given else ""
-        rows = self._connection.execute(
-            f"SELECT trial, step, epoch, split, layer, name, value FROM records{where} ORDER BY trial, name, split, layer, step",
-            tuple(given.values()),
-        )
-        return [Record(*row[:6], math.nan if row[6] is None else row[6]) for row in rows]
+        columns = "trial, step, epoch, split, layer, name, value"
+        order = "trial, name, split, layer, step"
+        with _readable(self.path):
+            rows = self._connection.execute(
+                f"SELECT {columns} FROM records{where} ORDER BY {order}", tuple(given.values())
+            )
+            return [Record(*row[:6], math.nan if row[6] is None else row[6]) for row in rows]
 
     def add_event(self, step: int, kind: str, **detail: Any) -> None:
-        """Note that something happened (started, resumed, interrupted, finished, ...)."""
-        with self._connection:
+        """Note that something happened (started, resumed, interrupted, finished, ...).
+
+        `detail` must be strict JSON: NaN and infinity must already be words.
+        """
+        with self._transaction():
             self._connection.execute(
                 "INSERT INTO events (time, step, kind, detail) VALUES (?, ?, ?, ?)",
                 (time.time(), step, kind, json.dumps(detail, allow_nan=False)),
@@ -100,13 +124,14 @@ class Store:
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the events in the order they happened."""
-        rows = self._connection.execute("SELECT time, step, kind, detail FROM events ORDER BY id")
-        found = [{"time": t, "step": s, "kind": k, **json.loads(d)} for t, s, k, d in rows]
+        with _readable(self.path):
+            rows = self._connection.execute("SELECT time, step, kind, detail FROM events ORDER BY id")
+            found = [{"time": t, "step": s, "kind": k, **json.loads(d)} for t, s, k, d in rows]
         return [event for event in found if kind in (None, event["kind"])]
 
     def delete_after(self, step: int) -> int:
         """Delete the records of steps after `step` (a resume does this first) and return how many there were."""
-        with self._connection:
+        with self._transaction():
             return self._connection.execute("DELETE FROM points WHERE step > ?", (step,)).rowcount
 
     def close(self) -> None:
@@ -119,17 +144,27 @@ class Store:
         self.close()
 
 
-def _open(path: Path, read_only: bool) -> sqlite3.Connection:
-    if not read_only:
-        connection = sqlite3.connect(path, timeout=30)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        return connection
-    location = path.resolve().as_uri()
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what SQLite says about a file it cannot open or read into an InputError."""
     try:
-        connection = sqlite3.connect(f"{location}?mode=ro", uri=True, timeout=30)
+        yield
+    except sqlite3.OperationalError as error:
+        raise InputError(
+            f"{path}: the record store cannot be opened ({error}). Check that its folder may be written to, "
+            "and that the disk has room."
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: not a record store, or a damaged one ({error}).") from error
+
+
+def _open_for_reading(path: Path) -> sqlite3.Connection:
+    location = path.resolve().as_uri()
+    connection = sqlite3.connect(f"{location}?mode=ro", uri=True, timeout=30)
+    try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return connection
     except sqlite3.OperationalError:
-        # A write-ahead log needs a writable folder even for reading; in a read-only one nobody writes, so read it as is.
+        # A write-ahead log needs a writable folder even for reading; in a read-only one nobody writes: read it as is.
+        connection.close()
         return sqlite3.connect(f"{location}?immutable=1", uri=True)
+    return connection
