@@ -1,0 +1,145 @@
+"""Every "auto" of a recipe turned into a choice, from the data's kind, task and size."""
+
+import os
+from typing import Any
+
+import torch
+
+from caviar.core.device import resolve_device
+from caviar.core.errors import InputError
+from caviar.core.examples import Splits
+from caviar.data.raw import RawData
+from caviar.recipe import Recipe
+
+MEBIBYTE = 1 << 20
+
+
+def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
+    """Return the complete recipe: the same settings, with every "auto" replaced by what caviar chose.
+
+    Training the result on the same data gives the same run.
+    """
+    rows = len(splits.train)
+    return recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update=_data(recipe, raw)),
+            "split": recipe.split.model_copy(update=_split(recipe, raw, splits)),
+            "preprocess": recipe.preprocess.model_copy(update=_preprocess(recipe, raw)),
+            "model": recipe.model.model_copy(update=_model(recipe, raw, rows)),
+            "loss": recipe.loss.model_copy(update=_loss(recipe, raw)),
+            "training": recipe.training.model_copy(update=_training(recipe, raw, rows)),
+            "device": recipe.device.model_copy(update=_device(recipe)),
+        }
+    )
+
+
+def _data(recipe: Recipe, raw: RawData) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"kind": raw.kind, "task": raw.task, "digest": raw.digest}
+    if raw.kind == "table":
+        chosen["ignore"] = raw.ignored
+    if raw.kind == "pictures":
+        height, width, channels = raw.inputs.shape[1:]
+        chosen |= {"picture_size": (height, width), "picture_mode": "rgb" if channels == 3 else "grey"}
+    return chosen
+
+
+def _split(recipe: Recipe, raw: RawData, splits: Splits) -> dict[str, Any]:
+    split = recipe.split
+    if split.method == "auto":
+        given = len(raw.parts) > 1
+        method = "column" if split.column != "none" else "group" if split.group != "none" else "given" if given else "fraction"
+    else:
+        method = split.method
+    return {
+        "method": method,
+        "dev": len(splits.dev) if split.dev == "auto" else split.dev,
+        "test": len(splits.test) if split.test == "auto" else split.test,
+    }
+
+
+def _preprocess(recipe: Recipe, raw: RawData) -> dict[str, Any]:
+    if recipe.preprocess.numeric != "auto":
+        return {}
+    own_module = recipe.model.name not in ("mlp", "convnet")
+    return {"numeric": "none" if own_module and raw.kind == "arrays" else "zscore"}
+
+
+def _model(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
+    if recipe.model.name != "mlp":
+        return {}
+    widths = ((128, 128) if rows < 5_000 else (256, 256)) if recipe.model.widths == "auto" else recipe.model.widths
+    small = 0.3 if raw.task == "classification" else 0.0
+    dropout = small if recipe.model.dropout == "auto" else recipe.model.dropout
+    return {"widths": widths, "dropout": dropout}
+
+
+def _loss(recipe: Recipe, raw: RawData) -> dict[str, Any]:
+    if recipe.loss.name != "auto":
+        return {}
+    return {"name": "cross_entropy" if raw.task == "classification" else "mean_squared_error"}
+
+
+def _training(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
+    training = recipe.training
+    epochs = default_epochs(raw, rows) if training.epochs == "auto" else training.epochs
+    patience: int | str = max(10, epochs // 4)
+    return {
+        "epochs": epochs,
+        "batch_size": default_batch_size(rows) if training.batch_size == "auto" else training.batch_size,
+        "metric": _metric(recipe, raw),
+        "patience": patience if training.patience == "auto" else training.patience,
+    }
+
+
+def default_batch_size(rows: int) -> int:
+    """Return 16 to 128, about a two-hundredth of the rows, never more than there are."""
+    size = 16
+    while size < 128 and size * 200 < rows:
+        size *= 2
+    return min(size, rows)
+
+
+def default_epochs(raw: RawData, rows: int) -> int:
+    """Return 10 to 100: small data is passed over more often."""
+    if raw.kind == "pictures" and rows > 10_000:
+        return 10
+    return int(min(100, max(10, 1_000_000 // max(rows, 1))))
+
+
+def _metric(recipe: Recipe, raw: RawData) -> str:
+    metric = recipe.training.metric
+    allowed = ("loss", "accuracy") if raw.task == "classification" else ("loss", "r2")
+    if metric != "auto" and metric not in allowed:
+        raise InputError(f"training.metric is {metric!r}, which does not exist for {raw.task}; use {' or '.join(allowed)}.")
+    return "loss" if metric == "auto" else metric
+
+
+def _device(recipe: Recipe) -> dict[str, Any]:
+    device = resolve_device(recipe.device.name)
+    threads = recipe.device.threads
+    return {"name": str(device), "threads": torch.get_num_threads() if threads == "auto" else threads}
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a run's results belong to."""
+    import platform
+
+    import numpy as np
+    import polars as pl
+
+    import caviar
+
+    return {
+        "version": 1,
+        "caviar": caviar.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "polars": pl.__version__,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.version.cuda,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
