@@ -27,7 +27,7 @@ class MLPSettings(Settings):
 
 
 class ConvNetSettings(Settings):
-    """A small convolutional network: conv 3x3, norm, ReLU, max pool 2 for each entry of channels, then fully connected."""
+    """A small convolutional network: conv 3x3, norm, max pool 2, ReLU for each of channels, then fully connected."""
 
     name: Literal["convnet"] = "convnet"
     """the network's name"""
@@ -46,7 +46,7 @@ class CodeSettings(Settings):
 
     name: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
     """module.path:callable that returns an nn.Module"""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the call"""
 
 

@@ -1,0 +1,76 @@
+"""From settings to a network."""
+
+import math
+
+import torch
+from torch import nn
+
+from caviar.core.errors import InputError
+from caviar.nn.convnet import ConvNet
+from caviar.nn.initialise import initialise
+from caviar.nn.mlp import MLP
+from caviar.nn.settings import ConvNetSettings, MLPSettings
+
+
+def build_model(
+    settings: MLPSettings | ConvNetSettings,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    generator: torch.Generator,
+    cardinalities: tuple[int, ...] = (),
+) -> nn.Module:
+    """Build the network on the CPU in float32; `generator` decides its initial weights and nothing else is drawn from.
+
+    input_shape: the shape of one example, (columns,) or (channels, height, width).
+    outputs: classes, or 1 for a number.
+    cardinalities: slots of the categorical columns, which are the last ones and hold slot numbers.
+    Raises InputError when the network cannot take such examples, ValueError when an "auto" is left in the settings.
+    """
+    if outputs < 1 or not input_shape or min(input_shape) < 1:
+        raise InputError(
+            f"a network from examples of shape {input_shape} to {outputs} outputs has nothing to learn from. "
+            "Give at least one input column and one output."
+        )
+    with torch.device("meta"):  # lays the network out without drawing weights that would be thrown away
+        if isinstance(settings, MLPSettings):
+            model, activation = _build_mlp(settings, input_shape, outputs, cardinalities), settings.activation
+        else:
+            model, activation = _build_convnet(settings, input_shape, outputs, cardinalities), "relu"
+    model.to_empty(device="cpu")
+    initialise(model, model.output, activation, generator)
+    return model
+
+
+def _build_mlp(
+    settings: MLPSettings, input_shape: tuple[int, ...], outputs: int, cardinalities: tuple[int, ...]
+) -> MLP | ConvNet:
+    if settings.widths == "auto" or settings.dropout == "auto":
+        raise ValueError("model.widths and model.dropout must be resolved before the network is built")
+    return MLP(
+        math.prod(input_shape),
+        settings.widths,
+        outputs,
+        activation=settings.activation,
+        norm=settings.norm,
+        dropout=settings.dropout,
+        cardinalities=cardinalities,
+    )
+
+
+def _build_convnet(
+    settings: ConvNetSettings, input_shape: tuple[int, ...], outputs: int, cardinalities: tuple[int, ...]
+) -> MLP | ConvNet:
+    if len(input_shape) != 3 or cardinalities:
+        raise InputError(
+            f"model.name = {settings.name!r} needs pictures (channels, height, width), but an example here has shape "
+            f'{input_shape}. Use model.name = "mlp" for tables.'
+        )
+    channels, height, width = input_shape
+    return ConvNet(
+        (channels, height, width),
+        settings.channels,
+        settings.hidden,
+        outputs,
+        norm=settings.norm,
+        dropout=settings.dropout,
+    )
