@@ -21,15 +21,13 @@ class Moment:
 class EpochFacts:
     """What one finished epoch came to.
 
-    losses, learning_rates: one entry a step of this epoch, the first belonging to step `first_step`.
-    values: (split, name) -> number, such as ("dev", "accuracy").
+    step: the last one of the epoch; learning_rate: the one it used. values: (split, name) -> number, such as
+    ("dev", "accuracy"). best: whether dev was better than in every epoch before.
     """
 
     epoch: int
     step: int
-    first_step: int
-    losses: list[float]
-    learning_rates: list[float]
+    learning_rate: float
     values: Mapping[tuple[str, str], float]
     best: bool
 

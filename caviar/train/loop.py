@@ -88,7 +88,6 @@ def train(
 
     while state.epoch <= job.epochs and not (job.patience is not None and state.waited >= job.patience):
         order = _order(job, state.epoch)
-        first_step = (state.epoch - 1) * len(bounds)
         job.model.train()
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
@@ -113,10 +112,10 @@ def train(
                 if stop.requested:
                     return False
 
-        facts = _finish_epoch(job, state, bounds, first_step)
+        facts = _finish_epoch(job, state, bounds)
         for observer in observers:
             observer.on_epoch(facts)
-        _check_finite(job, facts)
+        _check_finite(job, facts, state.losses)
         if checkpoints is not None:
             finished = state.epoch - 1
             log_spaced = finished & (finished - 1) == 0
@@ -131,7 +130,7 @@ def train(
 
 
 
-def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], first_step: int) -> EpochFacts:
+def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]]) -> EpochFacts:
     """Evaluate dev, update the best so far, move the state to the start of the next epoch."""
     dev = evaluate(job.model, job.dev, job.prepare, job.loss_per_example, job.task, job.device)
     losses = state.losses.cpu()
@@ -145,27 +144,24 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], first_s
         state.best.epoch, state.best.step, state.best.value = state.epoch, state.step, value
         remember_best(state.best, job.model)
     state.waited = 0 if better else state.waited + 1
-    rates = [job.schedule(step) for step in range(first_step, state.step)]
-    facts = EpochFacts(state.epoch, state.step, first_step + 1, losses.tolist(), rates, values, better)
+    facts = EpochFacts(state.epoch, state.step, job.schedule(state.step - 1), values, better)
     state.epoch += 1
     state.batch = 0
     return facts
 
 
-def _check_finite(job: Job, facts: EpochFacts) -> None:
-    bad = next((i for i, loss in enumerate(facts.losses) if not math.isfinite(loss)), None)
-    if bad is not None:
+def _check_finite(job: Job, facts: EpochFacts, losses: Tensor) -> None:
+    remedy = "Lower optimizer.learning_rate, or limit the gradient with training.clip_norm."
+    bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+    if bad:
+        step = facts.step - len(losses) + bad[0] + 1
         raise RunError(
-            f"the training loss became {facts.losses[bad]} at step {facts.first_step + bad} (epoch {facts.epoch}, "
-            f"learning rate {facts.learning_rates[bad]:.3g}). Lower optimizer.learning_rate, "
-            "or limit the gradient with training.clip_norm."
+            f"the training loss became {losses[bad[0]].item()} at step {step} (epoch {facts.epoch}, learning rate "
+            f"{job.schedule(step - 1):.3g}). {remedy}"
         )
     named = next((n for n, p in job.model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if named is not None:
-        raise RunError(
-            f"the weights of {named} are no longer finite after epoch {facts.epoch}. Lower optimizer.learning_rate, "
-            "or limit the gradient with training.clip_norm."
-        )
+        raise RunError(f"the weights of {named} are no longer finite after epoch {facts.epoch}. {remedy}")
 
 
 def _save(

@@ -1,0 +1,154 @@
+"""Who listens to the training loop: the record store, the run's summary and log, and the progress bar."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+
+from caviar.core.jsonable import jsonable
+from caviar.core.observer import EpochFacts, Moment
+from caviar.core.records import Record
+from caviar.core.runs import RunFolder
+from caviar.core.store import Store
+
+FLUSH_SECONDS = 1.0
+REFRESH_SECONDS = 0.2
+PLAIN_SECONDS = 10.0
+
+
+class RunLog:
+    """Appends lines with the time to train.log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, message: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+
+class Recorder:
+    """Writes records of every step and epoch, and keeps run.json current.
+
+    Losses of steps are gathered where they are and read from the device once a second and before each checkpoint.
+    """
+
+    def __init__(self, store: Store, folder: RunFolder, log: RunLog, trial: int = 0) -> None:
+        self._store, self._folder, self._log, self._trial = store, folder, log, trial
+        self._losses: list[Tensor] = []
+        self._moments: list[Moment] = []
+        self._records: list[Record] = []
+        self._summary: dict[str, Any] = {}
+        self._flushed = time.monotonic()
+
+    def on_step(self, moment: Moment, loss: Tensor) -> None:
+        self._losses.append(loss)
+        self._moments.append(moment)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def on_epoch(self, facts: EpochFacts) -> None:
+        values = {**facts.values, ("", "learning_rate"): facts.learning_rate}
+        for (split, name), value in values.items():
+            self._records.append(Record(self._trial, facts.step, facts.epoch, split, "", name, value))
+        flat = {f"{split}_{name}": value for (split, name), value in facts.values.items()}
+        self._summary["epoch"] = facts.epoch
+        self._summary["last"] = jsonable(flat)
+        if facts.best:
+            self._summary["best"] = jsonable({"epoch": facts.epoch, **flat})
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+            self._log.write(f"epoch {facts.epoch}: " + ", ".join(f"{k} {v:.5g}" for k, v in flat.items()))
+
+    def on_save(self, step: int) -> None:
+        self.flush()
+        if self._summary:
+            self._folder.write_summary(**self._summary)
+
+    def flush(self) -> None:
+        """Write everything gathered so far."""
+        if self._losses:
+            losses = torch.stack(self._losses).tolist()
+            for moment, loss in zip(self._moments, losses, strict=True):
+                self._records.append(Record(self._trial, moment.step, moment.epoch, "train", "", "batch_loss", loss))
+        self._store.write(self._records)
+        self._losses, self._moments, self._records = [], [], []
+        self._flushed = time.monotonic()
+
+
+class _Rate(ProgressColumn):
+    """Training examples a second."""
+
+    def render(self, task: Any) -> Text:
+        return Text(f"{task.speed:,.0f} examples/s" if task.speed else "", style="cyan")
+
+
+class ProgressBar:
+    """One line on stderr: epoch, bar, rate, time left, training and validation loss; plain lines where no terminal is."""
+
+    def __init__(self, epochs: int, rows: int, batch_size: int, first_step: int, console: Console) -> None:
+        self._epochs, self._batch_size, self._console = epochs, batch_size, console
+        self._steps_an_epoch = max(1, -(-rows // batch_size))
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            _Rate(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[losses]}"),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "", total=epochs * rows, completed=first_step * batch_size, epoch=1, epochs=epochs, losses=""
+        )
+        self._rows = rows
+        self._train, self._dev, self._other = "", "", ""
+        self._shown = 0.0
+        self._said = time.monotonic()
+
+    def __enter__(self) -> "ProgressBar":
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def on_step(self, moment: Moment, loss: Tensor) -> None:
+        now = time.monotonic()
+        if now - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        self._train = f"train {loss.item():.4f}"
+        self._show(moment.epoch, (moment.epoch - 1 + moment.batch / moment.num_batches) * self._rows)
+
+    def on_epoch(self, facts: EpochFacts) -> None:
+        self._train = f"train {facts.values[('train', 'loss')]:.4f}"
+        name, value = next((n, v) for (split, n), v in facts.values.items() if split == "dev" and n != "loss")
+        self._dev = f"validation {facts.values[('dev', 'loss')]:.4f}"
+        self._other = f"{name} {value:.4f}"
+        now = time.monotonic()
+        if now - self._shown > REFRESH_SECONDS or facts.epoch == self._epochs:
+            self._shown = now
+            self._show(facts.epoch, facts.epoch * self._rows)
+        if not self._console.is_terminal and now - self._said > PLAIN_SECONDS:
+            self._said = now
+            self._console.print(f"epoch {facts.epoch}/{self._epochs}  {self._losses()}", highlight=False)
+
+    def on_save(self, step: int) -> None:
+        """Nothing to do."""
+
+    def _show(self, epoch: int, completed: float) -> None:
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=completed, epoch=epoch, losses=self._losses())
+            self._bar.refresh()
+
+    def _losses(self) -> str:
+        return "  ".join(part for part in (self._train, self._dev, self._other) if part)
