@@ -1,0 +1,22 @@
+"""The whole typed description of a run: read it, check it, write it, compare it."""
+
+from caviar.recipe.check import validate
+from caviar.recipe.recipe import Recipe, default_model_name
+from caviar.recipe.sparse import Sparse, from_dict, from_recipe, merge, parse_assignment, parse_recipe, read_recipe
+from caviar.recipe.write import absolute_paths, diff, dump
+
+__all__ = [
+    "Recipe",
+    "Sparse",
+    "absolute_paths",
+    "default_model_name",
+    "diff",
+    "dump",
+    "from_dict",
+    "from_recipe",
+    "merge",
+    "parse_assignment",
+    "parse_recipe",
+    "read_recipe",
+    "validate",
+]
