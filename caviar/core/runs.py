@@ -275,3 +275,14 @@ def _line(path: Path) -> RunLine | None:
     if status == "running" and not folder.is_locked():
         status = "stopped"
     return RunLine(path.name, path, status, summary)
+
+
+def check_can_create(runs_dir: Path, name: str | None) -> None:
+    """Refuse early, before long work, a run folder that `create_run` would refuse: a bad or taken name, no writing."""
+    if name is not None:
+        path = runs_dir / check_name(name)
+        if path.exists() or path.is_symlink():
+            raise InputError(f"{path} exists already. Choose another --name, or go on with it: caviar train --resume {path}")
+    existing = next(parent for parent in (runs_dir.absolute(), *runs_dir.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{runs_dir}: a run folder cannot be created here ({existing} is not a writable folder).")

@@ -1,0 +1,171 @@
+"""From what a user asked for to a plan: a complete recipe, examples and a model, checked before anything is written."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from caviar.core.device import resolve_device
+from caviar.core.errors import InputError
+from caviar.core.examples import Splits
+from caviar.core.seeds import generator_for
+from caviar.data.raw import RawData
+from caviar.data.row_keys import row_keys
+from caviar.data.splits import count_overlaps, make_splits
+from caviar.nn import (
+    build_model,
+    check_outputs,
+    has_batch_norm,
+    has_convolutions,
+    load_callable,
+    resolve_loss,
+    use_channels_last,
+)
+from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLPSettings
+from caviar.recipe import Recipe, Sparse, from_dict, merge, validate
+from caviar.train.batching import batch_bounds
+from caviar.workflow.prepare import Prepared, prepare
+from caviar.workflow.resolve import resolve
+from caviar.workflow.source import InMemory, Progress, kind_of, open_source
+
+OVERLAP_ROWS = 5_000_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known before the run's folder exists. `notices` are sentences for the user."""
+
+    recipe: Recipe
+    raw: RawData
+    splits: Splits
+    prepared: Prepared
+    model: nn.Module
+    device: torch.device
+    notices: tuple[str, ...]
+
+
+def make_plan(
+    sparse: Sparse,
+    memory: InMemory | None = None,
+    model: nn.Module | None = None,
+    *,
+    allow_code: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """Read the data, split it, choose every "auto", fit the preprocessing, build the model, and try one batch.
+
+    Raises:
+        InputError: something of it cannot work; nothing has been written.
+    """
+    recipe = complete(sparse, memory, model)
+    if isinstance(recipe.model, CodeSettings) and not allow_code:
+        raise InputError(
+            f"model.name is {recipe.model.name!r}, which runs Python code. If you trust this recipe and that code, "
+            "add --allow-code."
+        )
+    device = resolve_device(recipe.device.name)
+    if recipe.device.threads != "auto":
+        torch.set_num_threads(recipe.device.threads)
+    raw = open_source(recipe.data, recipe.split, memory, progress)
+    splits = make_splits(
+        recipe.split, raw.targets, raw.task, raw.parts, recipe.seed, split_column=raw.split_column, groups=raw.groups
+    )
+    resolve_loss(recipe.loss, raw.task)
+    resolved = resolve(recipe, raw, splits)
+    return _assemble(resolved, raw, splits, model, device)
+
+
+def complete(sparse: Sparse, memory: InMemory | None, model: nn.Module | None) -> Recipe:
+    """Validate what was asked for, with the network's default name taken from the data's kind."""
+    if model is not None:
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        sparse = merge(sparse, from_dict({"model": {"name": "given", "class_name": kind}}, "model="))
+    first = validate(sparse)
+    return validate(sparse, kind_of(first.data, memory))
+
+
+def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | None, device: torch.device) -> Plan:
+    outputs = len(raw.classes) if raw.task == "classification" else 1
+    own = isinstance(recipe.model, MLPSettings | ConvNetSettings)
+    model = None if own else _foreign_model(recipe, given)
+    convolves = isinstance(recipe.model, ConvNetSettings) or (model is not None and has_convolutions(model))
+    prepared = prepare(raw, splits, recipe, device, channels_last=convolves and raw.kind == "pictures")
+    example = prepared.prepare(_example(prepared, device))
+    if model is None:
+        assert isinstance(recipe.model, MLPSettings | ConvNetSettings)
+        cardinalities = tuple(getattr(prepared.preprocess, "cardinalities", ()))
+        generator = generator_for(recipe.seed, "trial", 0, "weights")
+        model = build_model(recipe.model, prepared.input_shape, outputs, generator, cardinalities)
+    model.to(device)
+    if not own:
+        check_outputs(model, example, raw.task, outputs)
+    batch_size = recipe.training.batch_size
+    assert isinstance(batch_size, int)
+    batch_bounds(len(splits.train), batch_size, merge_single=has_batch_norm(model))
+    if raw.kind == "pictures" or model is given:
+        use_channels_last(model, example)
+    notices = (*raw.notices, *_overlap_notices(raw, splits))
+    return Plan(recipe, raw, splits, prepared, model, device, notices)
+
+
+def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
+    if isinstance(recipe.model, CodeSettings):
+        return load_callable(recipe.model.name, recipe.model.arguments, generator_for(recipe.seed, "trial", 0, "weights"))
+    if given is None:
+        assert isinstance(recipe.model, GivenSettings)
+        raise InputError(
+            f"this run trained a module of your own, {recipe.model.class_name}, which cannot be rebuilt from data. "
+            "Give it again: caviar.train(data, model=module, resume=path)."
+        )
+    return copy.deepcopy(given)
+
+
+def _example(prepared: Prepared, device: torch.device) -> torch.Tensor:
+    train = prepared.examples["train"]
+    rows = torch.arange(min(2, len(train))) if train.rows is None else train.rows[:2].long()
+    return train.inputs.index_select(0, rows.to(train.inputs.device)).to(device)
+
+
+def _overlap_notices(raw: RawData, splits: Splits) -> list[str]:
+    if len(raw) > OVERLAP_ROWS or raw.kind == "pictures":  # pictures: the reader compares the files themselves
+        return []
+    counts = count_overlaps(row_keys(raw), splits)
+    return [
+        f"{count} {name} rows also stand in train (same inputs and target): their share of the {name} metric is too good."
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def source_stem(recipe: Recipe) -> str:
+    """Return the word that a run's generated name begins with."""
+    source = recipe.data.source
+    if source == "none":
+        return "run"
+    if source.startswith("sample:"):
+        return source.removeprefix("sample:")
+    return Path(source).name.split(".")[0]
+
+
+def updates(**flags: Any) -> Sparse:
+    """Turn the common flags that were given into a sparse recipe: epochs, seed, device, target, dev, test."""
+    places = {
+        "epochs": ("training", "epochs"),
+        "seed": ("seed",),
+        "device": ("device", "name"),
+        "target": ("data", "target"),
+        "dev": ("data", "dev"),
+        "test": ("data", "test"),
+    }
+    parts = []
+    for flag, value in flags.items():
+        if value is None:
+            continue
+        nested: Any = value
+        for key in reversed(places[flag]):
+            nested = {key: nested}
+        parts.append(from_dict(nested, f"--{flag} {value}"))
+    return merge(Sparse(), *parts)
