@@ -1,0 +1,63 @@
+"""caviar: train neural networks well.
+
+    run = caviar.train("adult_train.csv", target="income")
+    bundle = caviar.load(run.path)
+    bundle.predict(rows)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from caviar.bundle import Bundle, Predictions
+    from caviar.bundle import load_bundle as load
+    from caviar.core.errors import CaviarError, InputError, Interrupted, RunError
+    from caviar.recipe import Recipe
+    from caviar.workflow.evaluate import evaluate
+    from caviar.workflow.run import Run
+    from caviar.workflow.train import train
+
+_HOMES = {
+    "Bundle": ("caviar.bundle", "Bundle"),
+    "CaviarError": ("caviar.core.errors", "CaviarError"),
+    "InputError": ("caviar.core.errors", "InputError"),
+    "Interrupted": ("caviar.core.errors", "Interrupted"),
+    "Predictions": ("caviar.bundle", "Predictions"),
+    "Recipe": ("caviar.recipe", "Recipe"),
+    "Run": ("caviar.workflow.run", "Run"),
+    "RunError": ("caviar.core.errors", "RunError"),
+    "evaluate": ("caviar.workflow.evaluate", "evaluate"),
+    "load": ("caviar.bundle", "load_bundle"),
+    "train": ("caviar.workflow.train", "train"),
+}
+
+__all__ = [
+    "Bundle",
+    "CaviarError",
+    "InputError",
+    "Interrupted",
+    "Predictions",
+    "Recipe",
+    "Run",
+    "RunError",
+    "__version__",
+    "evaluate",
+    "load",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import caviar` costs next to nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'caviar' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,5 @@
+"""python -m caviar."""
+
+from caviar.cli.main import main
+
+main()

@@ -1,0 +1,33 @@
+"""caviar evaluate: a bundle against data with known targets."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from caviar.cli.output import JsonFlag, Output, QuietFlag
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="The bundle: runs/NAME/bundle.")],
+    data: Annotated[str, typer.Argument(help="A table with the target column, or a folder with a folder for each class.")],
+    target: Annotated[str | None, typer.Option(help="Another name of the target column; the targets' file (.npy).")] = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Evaluate BUNDLE on DATA that holds the true targets."""
+    from caviar.bundle import load_bundle
+    from caviar.workflow.show import report_tables
+
+    output = Output(as_json, quiet)
+    report = load_bundle(bundle).evaluate(data, target)
+    notes(output, report["notices"])
+    output.say(*report_tables(report))
+    output.give("evaluate", bundle=str(bundle), data=data, metrics=report)
+
+
+def notes(output: Output, notices: list[str] | tuple[str, ...]) -> None:
+    """Print notices on stderr."""
+    console = output.console()
+    for notice in notices:
+        console.print(f"note: {notice}", markup=False, highlight=False)

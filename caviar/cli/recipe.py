@@ -1,0 +1,46 @@
+"""caviar recipe: print the complete recipe that caviar would use."""
+
+from caviar.cli.output import JsonFlag, Output, QuietFlag
+from caviar.cli.train import (
+    DeviceOption,
+    DevOption,
+    EpochsOption,
+    SeedOption,
+    SetOption,
+    SourceArgument,
+    TargetOption,
+    TestOption,
+)
+
+
+def recipe(
+    source: SourceArgument = None,
+    target: TargetOption = None,
+    epochs: EpochsOption = None,
+    seed: SeedOption = None,
+    assignments: SetOption = None,
+    dev: DevOption = None,
+    test: TestOption = None,
+    device: DeviceOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Print the complete, commented recipe for SOURCE as TOML: what `caviar train` would do with it."""
+    from caviar.core.errors import InputError
+    from caviar.recipe import dump, merge, parse_assignment
+    from caviar.workflow.describe import complete_recipe
+    from caviar.workflow.plan import updates
+    from caviar.workflow.show import reading_progress
+    from caviar.workflow.train import describe
+
+    output = Output(as_json, quiet)
+    if source is None:
+        raise InputError("give a file, a folder, sample:digits or a recipe to complete.")
+    sparse, _ = describe(source, target, dev, test)
+    changes = merge(updates(epochs=epochs, seed=seed, device=device), *map(parse_assignment, assignments or []))
+    with reading_progress(output.console()) as progress:
+        found = complete_recipe(merge(sparse, changes), progress)
+    if as_json:
+        output.give("recipe", recipe=found.model_dump())
+    else:
+        print(dump(found), end="")

@@ -1,0 +1,90 @@
+"""caviar train: from data or a recipe to a finished run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from caviar.cli.output import JsonFlag, Output, QuietFlag
+
+SourceArgument = Annotated[
+    str | None,
+    typer.Argument(
+        help="A table (CSV, TSV, Parquet), a folder of pictures, arrays (.npy, .npz), sample:digits, or a recipe (.toml)."
+    ),
+]
+TargetOption = Annotated[str | None, typer.Option(help="The column to predict (tables); the targets' file (.npy).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of the recipe, such as optimizer.learning_rate=3e-4."),
+]
+EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training examples.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+DevOption = Annotated[str | None, typer.Option("--dev", help="A file of development rows of its own.")]
+TestOption = Annotated[str | None, typer.Option("--test", help="A file of test rows of its own.")]
+
+
+def train(
+    source: SourceArgument = None,
+    target: TargetOption = None,
+    epochs: EpochsOption = None,
+    seed: SeedOption = None,
+    assignments: SetOption = None,
+    dev: DevOption = None,
+    test: TestOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run; without it a readable one is made.")] = None,
+    runs_dir: Annotated[Path, typer.Option(help="The folder that holds the runs.")] = Path("runs"),
+    device: DeviceOption = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run (runs/NAME) after a stop.")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let the recipe's model.name run Python code (module.path:callable).")
+    ] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Train a model on SOURCE, evaluate it on a test split, and write it as a reusable bundle."""
+    from caviar.core.errors import InputError
+    from caviar.recipe import merge, parse_assignment
+    from caviar.workflow.plan import updates
+    from caviar.workflow.train import describe, resume_run, start_run
+
+    output = Output(as_json, quiet)
+    changes = merge(updates(epochs=epochs, seed=seed, device=device), *map(parse_assignment, assignments or []))
+    sparse, _ = describe(source, target, dev, test)
+    if resume is not None:
+        run = resume_run(resume, sparse, changes, None, None, allow_code=allow_code, console=output.console())
+    elif source is None:
+        raise InputError("nothing to train on: give a file, a folder, sample:digits or a recipe (or --resume runs/NAME).")
+    else:
+        run = start_run(
+            merge(sparse, changes), None, None, name, runs_dir, allow_code=allow_code, console=output.console()
+        )
+    _show(output, run)
+
+
+def _show(output: Output, run: Any) -> None:
+    from caviar.workflow.show import report_tables
+
+    summary, path = run.summary, run.path
+    output.say(*report_tables(summary["metrics"]))
+    new_data = {"table": "new.csv", "pictures": "new_pictures/", "arrays": "new.npy"}[run.recipe.data.kind]
+    output.say(
+        f"Best epoch {summary['metrics']['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
+        "(recipe.toml, records.sqlite, checkpoints/, bundle/, train.log).",
+        "Next:",
+        f"  caviar predict {path / 'bundle'} {new_data} --output predictions.csv",
+        f"  caviar train {path / 'recipe.toml'} --set optimizer.learning_rate=3e-4",
+        "  caviar runs" if path.parent == Path("runs") else f"  caviar runs --runs-dir {path.parent}",
+    )
+    output.give(
+        "train",
+        run=str(path),
+        name=run.name,
+        status=summary["status"],
+        bundle=str(path / "bundle"),
+        recipe=str(path / "recipe.toml"),
+        epochs_run=summary["epochs_run"],
+        best=summary.get("best"),
+        metrics=summary["metrics"],
+    )
