@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import sys
 import warnings
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 GREY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 # Never EPS: Pillow would run Ghostscript on it.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP")
 ORIENTATION = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -125,11 +126,11 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        if data.startswith(MAGIC):
+        if data.startswith(MAGIC) or data[4:8] == b"ftyp":
             raise BadPicture("is cut short or damaged") from None
         raise BadPicture(f"is not a picture (it starts with {data[:8]!r})") from None
     except Exception as error:
-        raise _undecodable(error) from error
+        raise _undecodable(error, data) from error
     width, height = picture.size
     if width * height > max_pixels:
         raise BadPicture(
@@ -157,13 +158,16 @@ def decode(data: bytes, plan: Plan) -> Decoded:
     except (BadPicture, Misfit):
         raise
     except Exception as error:
-        raise _undecodable(error) from error
+        raise _undecodable(error, data) from error
 
 
-def _undecodable(error: Exception) -> BadPicture:
+def _undecodable(error: Exception, data: bytes) -> BadPicture:
     text = str(error) or type(error).__name__
-    if "truncated" in text.lower() or isinstance(error, EOFError):
+    riff_cut = data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if "truncated" in text.lower() or isinstance(error, EOFError) or riff_cut:
         return BadPicture("is cut short")
+    if isinstance(error, IndexError | struct.error):
+        return BadPicture("is cut short or damaged")
     return BadPicture(f"cannot be decoded ({text})")
 
 
@@ -205,7 +209,7 @@ def _shrink_while_decoding(picture: Image.Image, plan: Plan) -> None:
         width, height = height, width
     scale = 2 * max(plan.width / width, plan.height / height)
     if scale <= 0.5:
-        picture.draft(None, (int(picture.size[0] * scale), int(picture.size[1] * scale)))  # type: ignore[arg-type]
+        picture.draft(None, (int(picture.size[0] * scale), int(picture.size[1] * scale)))
 
 
 def flatten(picture: Image.Image, channels: int) -> Image.Image:

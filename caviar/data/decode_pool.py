@@ -71,7 +71,9 @@ def guess_plan(paths: Sequence[str], max_pixels: int, size: tuple[int, int] | No
     if size is not None:
         height, width = size
     count = channels or (1 if grey else 3)
-    return Plan(height, width, count, max_pixels, own_size=own and size is None, own_mode=count == 1 and channels is None)
+    return Plan(
+        height, width, count, max_pixels, own_size=own and size is None, own_mode=count == 1 and channels is None
+    )
 
 
 def _upright_size(picture: Image.Image) -> tuple[int, int]:
@@ -130,7 +132,8 @@ def _decode_all(
 def cannot_write(folder: Path, why: str | None) -> InputError:
     """The error for a cache folder that is read-only or full."""
     return InputError(
-        f"{folder}: the cache cannot be written ({why}). Make room, or set CAVIAR_CACHE to a folder that can be written."
+        f"{folder}: the cache cannot be written ({why}). "
+        "Make room, or set CAVIAR_CACHE to a folder that can be written."
     )
 
 
@@ -150,9 +153,7 @@ def _refuse_bad(jobs: list[_Job], reports: list[dict[str, Any]]) -> None:
     raise InputError(message)
 
 
-def _reports(
-    jobs: list[_Job], target: Path, plan: Plan, num_pictures: int, total_bytes: int
-) -> Reports:
+def _reports(jobs: list[_Job], target: Path, plan: Plan, num_pictures: int, total_bytes: int) -> Reports:
     few = num_pictures < FEW_PICTURES and total_bytes < FEW_BYTES
     if few or len(jobs) < 2 or not sys.executable or getattr(sys, "frozen", False):
         yield from _reports_here(jobs, target, plan)
@@ -211,8 +212,8 @@ def _reports_from_workers(jobs: list[_Job], target: Path, plan: Plan) -> Reports
             job, report = answers.get()
             if report is None:
                 raise RunError(
-                    f"{job.paths[0]}: the process decoding this picture, or one of the {len(job.paths) - 1} after it, ended "
-                    "without a word; it may have run out of memory. Lower data.max_pixels, or free memory."
+                    f"{job.paths[0]}: the process decoding this picture, or one of the {len(job.paths) - 1} after it, "
+                    "ended without a word; it may have run out of memory. Lower data.max_pixels, or free memory."
                 )
             yield job, report
     finally:

@@ -3,7 +3,6 @@
 Two layouts: root/<split>/<class>/* and root/<class>/*. Files in deeper folders count to their class folder.
 """
 
-import hashlib
 import os
 import stat
 from collections import Counter
@@ -26,7 +25,8 @@ SPLIT_FOLDERS: dict[str, SplitName] = {
     "testing": "test",
 }
 EXTENSIONS = frozenset(
-    "jpg jpeg jpe jfif png gif bmp dib webp tif tiff ppm pgm pbm pnm avif jp2 j2k tga ico mpo apng".split()
+    {"jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff"}
+    | {"ppm", "pgm", "pbm", "pnm", "avif", "jp2", "j2k", "tga", "ico"}
 )
 LEFTOVERS = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found"})
 
@@ -75,7 +75,8 @@ def scan_pictures(folder: Path, dev: Path | None = None, test: Path | None = Non
             continue
         if split in given:
             raise InputError(
-                f"{folder} has a folder for {split} ({given[split]}), and data.{split} names {extra} as well. Keep one of them."
+                f"{folder} has a folder for {split} ({given[split]}), and data.{split} names {extra} as well. "
+                "Keep one of them."
             )
         _walk_classes(extra, _children(extra), split, f"{split}/", found)
     return _checked(folder, found)
@@ -93,16 +94,14 @@ def list_pictures(folder: Path) -> list[tuple[str, str]]:
 def _checked(folder: Path, found: Found) -> PictureScan:
     order = {split: number for number, split in enumerate(SPLITS)}
     files = sorted(found.files, key=lambda file: (order[file.split], file.name))
-    parts: dict[SplitName, int] = {}
-    for split in SPLITS:
-        count = sum(file.split == split for file in files)
-        if count or split == "train":
-            parts[split] = count
+    counts = Counter(file.split for file in files)
+    parts: dict[SplitName, int] = {split: counts[split] for split in SPLITS if split in counts}
     classes = _check_classes(folder, files)
     notices = list(found.notices)
     if found.others:
         notices.append(
-            f"{folder}: {_number(len(found.others), 'file')} without the ending of a picture left out (first: {found.others[0]})."
+            f"{folder}: {_number(len(found.others), 'file')} left out, not pictures by the ending of the name "
+            f"(first: {min(found.others)})."
         )
     return PictureScan(files, classes, parts, tuple(notices))
 
@@ -119,7 +118,8 @@ def _check_classes(folder: Path, files: list[PictureFile]) -> tuple[str, ...]:
         if count == 1:
             lone = next(file for file in files if file.label == label)
             raise InputError(
-                f"{lone.path}: the only picture of the class {label!r}; a class needs at least two. Add pictures, or remove the class."
+                f"{lone.path}: the only training picture of the class {label!r}; a class needs at least two. "
+                "Add pictures, or remove the class."
             )
     for file in files:
         if file.label not in counts:
@@ -144,17 +144,20 @@ def _walk_root(folder: Path, found: Found) -> dict[str, str]:
     if not holding:
         name = min(named)
         raise InputError(
-            f"{folder / name}: no class folders in it. Put the pictures of each class into a folder: {folder / name}/<class>/*."
+            f"{folder / name}: no class folders in it. Put the pictures of each class into a folder: "
+            f"{folder / name}/<class>/*."
         )
     by_split: dict[str, str] = {}
     for name in sorted(named):
         if named[name] in by_split:
-            raise InputError(f"{folder}: {by_split[named[name]]!r} and {name!r} both hold the {named[name]} split. Keep one.")
+            raise InputError(
+                f"{folder}: {by_split[named[name]]!r} and {name!r} both hold the {named[name]} split. Keep one."
+            )
         by_split[named[name]] = name
     if "train" not in by_split:
         raise InputError(
-            f"{folder}: there is {_listed(sorted(by_split.values()))} but no folder 'train'. Add {folder}/train/<class>/*, "
-            "or rename a class folder whose name happens to be that of a split."
+            f"{folder}: there is {_listed(sorted(by_split.values()))} but no folder 'train'. "
+            f"Add {folder}/train/<class>/*, or rename a class folder whose name happens to be that of a split."
         )
     for child in children:
         if child.name in named:
@@ -225,9 +228,7 @@ def _picture_file(child: os.DirEntry[str], prefix: str, place: tuple[SplitName, 
         _unreadable(child.path, error)
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{child.path}: has the ending of a picture but is not a regular file. Remove it.")
-    return PictureFile(
-        prefix + child.name, child.path, *place, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    )
+    return PictureFile(prefix + child.name, child.path, *place, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _children(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -295,13 +296,13 @@ def duplicates(files: list[PictureFile], digests: list[str]) -> list[str]:
     if leaks:
         one, two = leaks[0]
         notices.append(
-            f"{_number(len(leaks), 'picture')} of dev or test also in an earlier split, byte for byte (first: {two.name} is "
-            f"{one.name}); scores on them flatter the model. Remove the repeats."
+            f"{_number(len(leaks), 'picture')} of dev or test also in an earlier split, byte for byte "
+            f"(first: {two.name} is {one.name}); scores on them flatter the model. Remove the repeats."
         )
     if quarrels:
         one, two = quarrels[0]
         notices.append(
-            f"{_number(len(quarrels), 'picture')} equal to another one of a different class, byte for byte (first: {two.name} is "
-            f"{one.name}). Correct the labels, or remove one of each pair."
+            f"{_number(len(quarrels), 'picture')} equal to another one of a different class, byte for byte "
+            f"(first: {two.name} is {one.name}). Correct the labels, or remove one of each pair."
         )
     return notices

@@ -24,14 +24,17 @@ def open_pictures(folder: str | Path, settings: DataSettings, progress: Progress
     size and to RGB or grey as `caviar.data.decode` states, decoded in parallel into the cache the first time, and found
     there by content afterwards. `progress` is told (pictures done, pictures in all) while that happens.
 
-    inputs: uint8 (rows, height, width, channels), read-only, memory-mapped. targets: class numbers in alphabetical order.
+    inputs: uint8 (rows, height, width, channels), read-only, memory-mapped. targets: class numbers, A to Z.
     Raises `InputError` naming the file or folder that cannot be used.
     """
     if settings.task == "regression":
-        raise InputError(f"{folder}: task 'regression' does not go with pictures in class folders. Set data.task to classification.")
+        raise InputError(
+            f"{folder}: task 'regression' does not go with pictures in class folders. Set data.task to classification."
+        )
     if settings.target != "none":
         raise InputError(
-            f"{folder}: data.target {settings.target!r} names a column, but pictures get their class from their folder. Leave the target out."
+            f"{folder}: data.target {settings.target!r} names a column, but pictures get their class from their "
+            "folder. Leave the target out."
         )
     scan = scan_pictures(Path(folder), _optional(settings.dev), _optional(settings.test))
     cached = cached_pictures(scan.files, wanted_of(settings), progress)
