@@ -11,16 +11,20 @@ SplitName = Literal["train", "dev", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "dev", "test")
 
 
+RowNumbers = NDArray[np.int32] | NDArray[np.int64]
+"""Row numbers: int32, or int64 where a table has 2**31 rows or more."""
+
+
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint row numbers (sorted, int64) of the three splits of one table, folder or array."""
+    """Disjoint row numbers, each sorted, of the three splits of one table, folder or array."""
 
-    train: NDArray[np.int64]
-    dev: NDArray[np.int64]
-    test: NDArray[np.int64]
+    train: RowNumbers
+    dev: RowNumbers
+    test: RowNumbers
 
-    def of(self, name: SplitName) -> NDArray[np.int64]:
-        rows: NDArray[np.int64] = getattr(self, name)
+    def of(self, name: SplitName) -> RowNumbers:
+        rows: RowNumbers = getattr(self, name)
         return rows
 
 

@@ -1,0 +1,154 @@
+"""Arrays and tensors: z-score of each feature or channel. `fit_arrays` makes the module."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from caviar.core.errors import InputError
+from caviar.core.settings import Settings
+from caviar.preprocess.moments import CELLS, Moments, inverse_std
+from caviar.preprocess.settings import PreprocessSettings
+
+ArrayBlocks = Callable[[], Iterable[NDArray[Any] | Tensor]]
+
+LARGEST = float(np.finfo(np.float32).max)
+_SMALL_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.bool)
+
+
+class ArrayState(Settings):
+    """What a bundle's JSON says of fitted arrays; the numbers are in the buffers."""
+
+    kind: Literal["arrays"] = "arrays"
+    """what this is the state of"""
+    numeric: Literal["zscore", "none"]
+    """the setting preprocess.numeric"""
+    features: Annotated[int, Field(ge=0)]
+    """length of axis 1: features of a row, or channels"""
+
+
+class ArrayPreprocess(nn.Module):
+    """Brings tensors (n, features) or (n, channels, ...) to zero mean and unit standard deviation along axis 1.
+
+    With mu and s the mean and standard deviation over all axes but axis 1 of the training examples, z = (x - mu) / s;
+    features that are constant in training become 0. The output is float32 of the input's shape. Bytes need no division
+    by 255, which cancels. With numeric = "none", float64 becomes float32 and everything else passes through untouched
+    (token numbers, bytes).
+
+    mu is held as the float32 sum center + remainder, good to 48 bits. So x - mu loses nothing for float32 input even
+    where mu is large beside s, on devices without float64 as well; float64 input is worked on in float64.
+
+    Attributes:
+        center, remainder, scale: (features,) float32 buffers; scale is 1/s, or 0 for constant features.
+    """
+
+    center: Tensor
+    remainder: Tensor
+    scale: Tensor
+
+    def __init__(self, state: ArrayState) -> None:
+        super().__init__()
+        self.state = state
+        width = state.features if state.numeric == "zscore" else 0
+        for name in ("center", "remainder", "scale"):
+            self.register_buffer(name, torch.zeros(width))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Turn (n, features) or (n, channels, ...) of any real type into float32 of the same shape."""
+        if self.state.numeric == "none":
+            return values.to(torch.float32) if values.dtype == torch.float64 else values
+        shape = [-1] + [1] * (values.dim() - 2)
+        centred = (_as_float(values) - self.center.view(shape)) - self.remainder.view(shape)
+        scaled: Tensor = (centred * self.scale.view(shape)).clamp(-LARGEST, LARGEST)
+        return scaled.to(torch.float32)
+
+    def config(self) -> dict[str, Any]:
+        """Return everything but the buffers as JSON-able data for `caviar.preprocess.rebuild`."""
+        return self.state.model_dump(mode="json")
+
+    def extra_repr(self) -> str:
+        """Say what is done with how many features."""
+        return f"{self.state.numeric}, features={self.state.features}"
+
+
+def _as_float(values: Tensor) -> Tensor:
+    """The values as floating point that holds them exactly where the device has such a type."""
+    if values.is_floating_point():
+        return values
+    exact = values.dtype in _SMALL_WHOLE or values.device.type == "mps"
+    return values.to(torch.float32 if exact else torch.float64)
+
+
+def fit_arrays(blocks: ArrayBlocks, settings: PreprocessSettings) -> ArrayPreprocess:
+    """Fit the mean and standard deviation of each feature (axis 1) on the training examples, in one pass, in float64.
+
+    Args:
+        blocks: returns an iterator over the training examples, and nothing else, in blocks (n, features) or
+            (n, channels, ...) of any n. It is called once more to say where a bad value is.
+        settings: the section [preprocess]; numeric "auto" is "zscore".
+
+    Raises:
+        InputError: there are no examples, they have one axis only, or there is NaN, infinity, or a number that does not
+            fit into float32.
+    """
+    moments: Moments | None = None
+    for block in blocks():
+        features = _num_features(block, moments)
+        if settings.numeric == "none":
+            return ArrayPreprocess(ArrayState(numeric="none", features=features))
+        moments = moments or Moments.of_width(features)
+        for matrix in _matrices(block):
+            moments.update(matrix)
+    if moments is None or not moments.rows:
+        raise InputError("there are no training examples to fit the preprocessing on.")
+    _check(blocks, moments)
+    module = ArrayPreprocess(ArrayState(numeric="zscore", features=len(moments.mean)))
+    center = moments.mean.astype(np.float32)
+    module.center.copy_(torch.from_numpy(center))
+    module.remainder.copy_(torch.from_numpy(moments.mean - center))
+    module.scale.copy_(torch.from_numpy(inverse_std(moments.std)))
+    return module
+
+
+def _num_features(block: NDArray[Any] | Tensor, moments: Moments | None) -> int:
+    shape = tuple(block.shape)
+    if len(shape) < 2:
+        raise InputError(f"arrays need at least two axes (examples, features), but the shape is {shape}.")
+    if moments is not None and shape[1] != len(moments.count):
+        raise InputError(f"a block of shape {shape} among blocks with {len(moments.count)} features.")
+    return shape[1]
+
+
+def _matrices(block: NDArray[Any] | Tensor) -> Iterator[NDArray[Any]]:
+    """Yield the values of a block as small matrices (values, features)."""
+    size = max(1, CELLS // max(1, math.prod(block.shape[1:])))
+    for start in range(0, len(block), size):
+        part = block[start : start + size]
+        if isinstance(part, Tensor):
+            part = part.detach().cpu().to(torch.float64).numpy()
+        # A matrix whose columns, not rows, are contiguous: sums over a few long columns are fast.
+        yield np.moveaxis(part, 1, 0).reshape(block.shape[1], -1).T if block.ndim > 2 else part
+
+
+def _check(blocks: ArrayBlocks, moments: Moments) -> None:
+    """Refuse what cannot be standardised in float32; the place of a bad value is looked for only now."""
+    present = moments.finite & (moments.count == moments.rows)
+    fits = present & (moments.std < LARGEST) & (np.abs(moments.mean) < LARGEST)
+    if fits.all():
+        return
+    row = 0
+    for block in blocks():
+        values = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block, dtype=np.float64))
+        bad = ~(torch.isfinite(values) & (values.abs() <= LARGEST))
+        if bad.any():
+            place = [int(i) for i in bad.nonzero()[0]]
+            raise InputError(
+                f"training example {row + place[0] + 1}, feature {place[1]} (counting from 0), holds "
+                f"{values[tuple(place)].item()}, which is not a finite float32 number. Remove, replace or rescale it."
+            )
+        row += len(block)

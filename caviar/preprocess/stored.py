@@ -1,0 +1,66 @@
+"""Fitted preprocessing from stored data: JSON and tensors in, a module out, never any code."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from caviar.core.errors import InputError
+from caviar.preprocess.arrays import ArrayPreprocess, ArrayState
+from caviar.preprocess.pictures import PicturePreprocess, PictureState
+from caviar.preprocess.table import TablePreprocess, TableState
+
+State = Annotated[TableState | PictureState | ArrayState, Field(discriminator="kind")]
+_STATE: TypeAdapter[TableState | PictureState | ArrayState] = TypeAdapter(State)
+
+
+def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the module whose `config()` and `state_dict()` these are; its output is the same to the last bit.
+
+    Raises:
+        InputError: the config is malformed, or the tensors are not those that it needs (name, shape, type, finite).
+    """
+    try:
+        state = _STATE.validate_python(dict(config))
+    except (ValidationError, TypeError, ValueError) as error:
+        raise InputError(f"the stored preprocessing is malformed: {_first_message(error)}.") from error
+    module = _build(state)
+    _fill(module, tensors)
+    return module
+
+
+def _build(state: TableState | PictureState | ArrayState) -> nn.Module:
+    match state:
+        case TableState():
+            return TablePreprocess(state)
+        case PictureState():
+            return PicturePreprocess(state)
+        case ArrayState():
+            return ArrayPreprocess(state)
+
+
+def _first_message(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}"
+    return str(error)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    wanted = module.state_dict()
+    if set(wanted) != set(tensors):
+        raise InputError(
+            f"the stored preprocessing holds the tensors {sorted(tensors)}, but its config needs {sorted(wanted)}."
+        )
+    for name, buffer in wanted.items():
+        given = tensors[name]
+        if given.shape != buffer.shape or given.dtype != buffer.dtype:
+            raise InputError(
+                f"the stored preprocessing's tensor {name!r} is {tuple(given.shape)} {given.dtype}, "
+                f"but its config needs {tuple(buffer.shape)} {buffer.dtype}."
+            )
+        if not torch.isfinite(given).all():
+            raise InputError(f"the stored preprocessing's tensor {name!r} holds NaN or infinity: it is damaged.")
+        buffer.copy_(given)
