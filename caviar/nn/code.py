@@ -20,6 +20,11 @@ def load_callable(name: str, arguments: Mapping[str, Any], generator: torch.Gene
     The current folder is searched too, after everything that is installed. With `generator`, torch's global generator
     is seeded from it during the call and put back afterwards, so that the initial weights follow the run's seed.
     """
+    with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        return _build(name, arguments, generator)
+
+
+def _build(name: str, arguments: Mapping[str, Any], generator: torch.Generator | None) -> nn.Module:
     module_path, _, attribute = name.partition(":")
     module = _import(name, module_path)
     if not hasattr(module, attribute):
@@ -70,14 +75,13 @@ def _siblings(module_path: str) -> list[str]:
 
 
 def _call(name: str, builder: Any, arguments: Mapping[str, Any], generator: torch.Generator | None) -> Any:
-    with torch.random.fork_rng(devices=[], enabled=generator is not None):
-        if generator is not None:
-            torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        try:
-            return builder(**arguments)
-        except (Exception, SystemExit) as error:
-            given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-            raise InputError(f"model {name!r} called with ({given}) raised {_words(error)}.") from error
+    if generator is not None:
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    try:
+        return builder(**arguments)
+    except (Exception, SystemExit) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise InputError(f"model {name!r} called with ({given}) raised {_words(error)}.") from error
 
 
 def _words(error: BaseException) -> str:

@@ -110,7 +110,8 @@ def _kind(value: Any) -> str:
 
 
 def _first_difference(stored: Any, here: list[list[list[int]]]) -> str:
-    there = [shape for group in stored for shape in group] if isinstance(stored, list) else []
+    groups = stored if isinstance(stored, list) else []
+    there = [shape for group in groups if isinstance(group, list) for shape in group]
     flat = [shape for group in here for shape in group]
     if len(there) != len(flat):
         return f"{len(there)} of them, while this model has {len(flat)}"
@@ -122,7 +123,7 @@ def _first_difference(stored: Any, here: list[list[list[int]]]) -> str:
 
 def _check_names(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     listed = data.get("tensors")
-    expected = set(listed) if isinstance(listed, list) else set()
+    expected = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     if missing := sorted(expected - set(tensors)):
         raise InputError(f"the stored optimiser state lacks {missing[0]!r} ({len(missing)} missing in all).")
     if extra := sorted(set(tensors) - expected):
