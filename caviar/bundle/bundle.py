@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +26,9 @@ from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.preprocess import TargetScaler, rebuild
 from caviar.train.checkpoints import separate
 from caviar.train.state import load_weights
+
+if TYPE_CHECKING:
+    from caviar.bundle.predict import Predictions
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Bundle:
         """Write the bundle to `folder`, all of it or nothing, replacing an older one there."""
         path = Path(folder)
         with atomic_folder(path) as building:
-            prep = {name: t for name, t in self.preprocess.state_dict().items()}
+            prep = dict(self.preprocess.state_dict())
             _write_tensors(building / PREPROCESS_FILE, prep)
             _write_tensors(building / NETWORK_FILE, self.network.state_dict())
             files = {name: digest_file(building / name) for name in (PREPROCESS_FILE, NETWORK_FILE)}
@@ -112,7 +115,9 @@ def _build_network(manifest: Manifest, preprocess: nn.Module, path: Path) -> nn.
     try:
         settings = TypeAdapter(MLPSettings | ConvNetSettings).validate_python(manifest.model)
     except ValidationError as error:
-        raise InputError(f"{path / MANIFEST_FILE}: its model section is not valid: {error.errors()[0]['msg']}.") from error
+        raise InputError(
+            f"{path / MANIFEST_FILE}: its model section is not valid: {error.errors()[0]['msg']}."
+        ) from error
     cardinalities = tuple(getattr(preprocess, "cardinalities", ()))
     return build_model(settings, manifest.input_shape, manifest.outputs, torch.Generator(), cardinalities)
 

@@ -29,8 +29,9 @@ class Predictions:
     """Predictions for rows of raw input, in their order.
 
     row_ids: row numbers from 0, or picture names. values: class names, or numbers in the target's own units.
-    probabilities: (rows, classes), or None for regression. unseen: for each column, how many rows held a category that
-    training never saw (they went to its slot for the unknown). notices: one sentence for each thing worth knowing.
+    probabilities: (rows, classes), or None for regression.
+    unseen: for each column, how many rows held a category that training never saw (they went to its slot for those).
+    notices: one sentence for each thing worth knowing.
     """
 
     row_ids: Sequence[Any]
@@ -118,7 +119,9 @@ def _read(bundle: "Bundle", rows: Any) -> _Input:
 def _read_table(bundle: "Bundle", rows: Any) -> _Input:
     manifest = bundle.manifest
     if isinstance(rows, dict):
-        rows = pl.DataFrame({k: v if isinstance(v, (list, tuple, np.ndarray, pl.Series)) else [v] for k, v in rows.items()})
+        rows = pl.DataFrame(
+            {k: v if isinstance(v, (list, tuple, np.ndarray, pl.Series)) else [v] for k, v in rows.items()}
+        )
     elif isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
         rows = pl.DataFrame(rows, infer_schema_length=None)
     where = str(rows) if isinstance(rows, (str, Path)) else "the rows"
@@ -145,7 +148,9 @@ def _read_pictures(bundle: "Bundle", rows: Any) -> _Input:
     reading = bundle.manifest.reading
     height, width = reading["picture_size"]
     pixels, names = read_pictures(rows, (height, width), reading["picture_mode"], reading["max_pixels"])
-    return _Input(names, (torch.from_numpy(np.ascontiguousarray(pixels[i : i + 500])) for i in range(0, len(pixels), 500)))
+    return _Input(
+        names, (torch.from_numpy(np.ascontiguousarray(pixels[i : i + 500])) for i in range(0, len(pixels), 500))
+    )
 
 
 def _read_arrays(bundle: "Bundle", rows: Any) -> _Input:

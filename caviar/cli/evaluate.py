@@ -10,8 +10,12 @@ from caviar.cli.output import JsonFlag, Output, QuietFlag
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle: runs/NAME/bundle.")],
-    data: Annotated[str, typer.Argument(help="A table with the target column, or a folder with a folder for each class.")],
-    target: Annotated[str | None, typer.Option(help="Another name of the target column; the targets' file (.npy).")] = None,
+    data: Annotated[
+        str, typer.Argument(help="A table with the target column, or a folder with a folder for each class.")
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="Another name of the target column; the targets' file (.npy).")
+    ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:

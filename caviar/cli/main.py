@@ -9,7 +9,6 @@ import sys
 from types import FrameType
 from typing import Annotated
 
-import click
 import typer
 
 from caviar import __version__
@@ -40,7 +39,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def caviar(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Train neural networks well: from a table, a folder of pictures or arrays to a reusable model."""
 
@@ -57,30 +58,30 @@ def _run() -> int:
     try:
         result = app(standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        return _interrupted("stopped")
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
     except CaviarError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except Interrupted as stop:
-        print(str(stop), file=sys.stderr)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        return _interrupted("stopped")
+    except typer.Abort as error:  # how typer passes a KeyboardInterrupt on
+        return _interrupted(error.__cause__ or error.__context__)
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail again
         return 1
+    except Exception as error:
+        show = getattr(error, "show", None)  # a usage error of typer, whichever click it carries
+        if show is None:
+            raise
+        show()
+        return 2
 
 
-def _interrupted(message: str) -> int:
-    print(message, file=sys.stderr)
+def _interrupted(error: BaseException | None) -> int:
+    print(str(error) if isinstance(error, Interrupted) else "stopped", file=sys.stderr)
     return Interrupted.exit_code
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""How every command speaks: one JSON object on stdout with --json, everything else on stderr, nothing but errors with --quiet."""
+"""How every command speaks: with --json one object on stdout and all else on stderr; with --quiet only errors."""
 
 import json
 from dataclasses import dataclass

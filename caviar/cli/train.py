@@ -10,13 +10,15 @@ from caviar.cli.output import JsonFlag, Output, QuietFlag
 SourceArgument = Annotated[
     str | None,
     typer.Argument(
-        help="A table (CSV, TSV, Parquet), a folder of pictures, arrays (.npy, .npz), sample:digits, or a recipe (.toml)."
+        help="A table (CSV, TSV, Parquet), folder of pictures, arrays (.npy, .npz), sample:digits, or recipe (.toml)."
     ),
 ]
 TargetOption = Annotated[str | None, typer.Option(help="The column to predict (tables); the targets' file (.npy).")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of the recipe, such as optimizer.learning_rate=3e-4."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Any setting of the recipe, such as optimizer.learning_rate=3e-4."
+    ),
 ]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training examples.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
@@ -55,7 +57,9 @@ def train(
     if resume is not None:
         run = resume_run(resume, sparse, changes, None, None, allow_code=allow_code, console=output.console())
     elif source is None:
-        raise InputError("nothing to train on: give a file, a folder, sample:digits or a recipe (or --resume runs/NAME).")
+        raise InputError(
+            "nothing to train on: give a file, a folder, sample:digits or a recipe (or --resume runs/NAME)."
+        )
     else:
         run = start_run(
             merge(sparse, changes), None, None, name, runs_dir, allow_code=allow_code, console=output.console()

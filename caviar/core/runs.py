@@ -37,7 +37,8 @@ def check_name(name: str) -> str:
     """Return `name` when it is safe as a folder's name, else raise an InputError."""
     if not NAME.fullmatch(name) or name.endswith(".") or RESERVED.fullmatch(name):
         raise InputError(
-            f"run name {name!r} is not allowed: use 1 to 100 letters, digits, '-', '_' and '.', starting with a letter or digit."
+            f"run name {name!r} is not allowed: use 1 to 100 letters, digits, '-', '_' and '.', "
+            "starting with a letter or digit."
         )
     return name
 
@@ -282,7 +283,9 @@ def check_can_create(runs_dir: Path, name: str | None) -> None:
     if name is not None:
         path = runs_dir / check_name(name)
         if path.exists() or path.is_symlink():
-            raise InputError(f"{path} exists already. Choose another --name, or go on with it: caviar train --resume {path}")
+            raise InputError(
+                f"{path} exists already. Choose another --name, or go on with it: caviar train --resume {path}"
+            )
     existing = next(parent for parent in (runs_dir.absolute(), *runs_dir.absolute().parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{runs_dir}: a run folder cannot be created here ({existing} is not a writable folder).")

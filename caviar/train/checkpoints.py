@@ -1,7 +1,7 @@
 """States of a run on disk: written whole or not at all, verified before use, safetensors only.
 
-A checkpoint is one safetensors file. Its metadata holds JSON (`caviar`) and the BLAKE2b digest of that JSON and of every
-tensor's name, type, shape and bytes (`digest`), so a cut, flipped or foreign file is known before anything of it is used.
+A checkpoint is one safetensors file. Its metadata holds JSON (`caviar`) and the BLAKE2b digest (`digest`) of that JSON
+and of every tensor's name, type, shape and bytes: a cut, flipped or foreign file is known before any of it is used.
 """
 
 import contextlib
@@ -127,7 +127,9 @@ class Checkpoints:
     def save(self, step: int, checkpoint: Checkpoint) -> None:
         """Write the state of `step`, then remove those that need not be kept."""
         good = is_finite(checkpoint.tensors)
-        write_checkpoint(self.path(step), Checkpoint(checkpoint.tensors, checkpoint.data | {"step": step, "good": good}))
+        write_checkpoint(
+            self.path(step), Checkpoint(checkpoint.tensors, checkpoint.data | {"step": step, "good": good})
+        )
         self._prune()
 
     def save_best(self, checkpoint: Checkpoint) -> None:
@@ -136,7 +138,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
         """Return the newest undamaged checkpoint (None: there is none) and a sentence for each damaged one met."""
-        problems = []
+        problems: list[str] = []
         for step in reversed(self.steps()):
             try:
                 return read_checkpoint(self.path(step)), problems

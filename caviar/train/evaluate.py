@@ -83,7 +83,7 @@ class _ClassSums:
 
 
 class _SquareSums:
-    """R2 from sums of targets that are standardised on train, so that their mean is near 0 and squares do not cancel."""
+    """R2 from sums; targets are standardised on train, so their mean is near 0 and squares do not cancel."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []

@@ -1,7 +1,6 @@
 """The training loop, to be read aloud."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,11 @@ from caviar.core.errors import RunError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
 from caviar.core.seeds import epoch_order
-from caviar.optim.build import clip_gradients, set_learning_rate
+from caviar.optim import clip_gradients, set_learning_rate
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoint, Checkpoints
 from caviar.train.evaluate import PerExampleLoss, Prepare, evaluate
 from caviar.train.state import Metric, State, improves, pack, remember_best
-
 
 MID_EPOCH_FACTOR = 6
 """In the middle of a long epoch, save when the last checkpoint is this many times `checkpoint_seconds` old."""
@@ -125,9 +123,6 @@ def train(
         if stop.requested and state.epoch <= job.epochs:
             return False
     return True
-
-
-
 
 
 def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]]) -> EpochFacts:

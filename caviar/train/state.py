@@ -77,9 +77,7 @@ def pack(
     return Checkpoint(tensors, data)
 
 
-def unpack(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> State:
+def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> State:
     """Put a checkpoint's weights, optimiser and generators back and return the state to go on from."""
     data, tensors = checkpoint.data, checkpoint.tensors
     load_weights(model, _under(tensors, "model/"), "the checkpoint")

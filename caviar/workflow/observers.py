@@ -65,7 +65,7 @@ class Recorder:
             self.flush()
             self._log.write(f"epoch {facts.epoch}: " + ", ".join(f"{k} {v:.5g}" for k, v in flat.items()))
 
-    def on_save(self, step: int) -> None:
+    def on_save(self, step: int) -> None:  # noqa: ARG002 (the protocol)
         self.flush()
         if self._summary:
             self._folder.write_summary(**self._summary)
@@ -89,7 +89,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBar:
-    """One line on stderr: epoch, bar, rate, time left, training and validation loss; plain lines where no terminal is."""
+    """One line: epoch, bar, rate, time left, training and validation loss; plain lines where no terminal is."""
 
     def __init__(self, epochs: int, rows: int, batch_size: int, first_step: int, console: Console) -> None:
         self._epochs, self._batch_size, self._console = epochs, batch_size, console

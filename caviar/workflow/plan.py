@@ -113,7 +113,9 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
 
 def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
     if isinstance(recipe.model, CodeSettings):
-        return load_callable(recipe.model.name, recipe.model.arguments, generator_for(recipe.seed, "trial", 0, "weights"))
+        return load_callable(
+            recipe.model.name, recipe.model.arguments, generator_for(recipe.seed, "trial", 0, "weights")
+        )
     if given is None:
         assert isinstance(recipe.model, GivenSettings)
         raise InputError(
@@ -134,7 +136,7 @@ def _overlap_notices(raw: RawData, splits: Splits) -> list[str]:
         return []
     counts = count_overlaps(row_keys(raw), splits)
     return [
-        f"{count} {name} rows also stand in train (same inputs and target): their share of the {name} metric is too good."
+        f"{count} {name} rows also stand in train (same inputs and target): that flatters the {name} metric."
         for name, count in counts.items()
         if count
     ]

@@ -115,7 +115,7 @@ def _output_shape(raw: RawData, fitted: nn.Module, splits: Splits) -> tuple[int,
 def _stored(
     raw: RawData, rows: NDArray[Any], fitted: nn.Module, shape: tuple[int, ...], channels_last: bool, in_memory: bool
 ) -> Tensor:
-    """Preprocess rows block by block into one tensor; pictures for a convolutional net in (rows, height, width, channels)."""
+    """Preprocess rows block by block into one tensor; with `channels_last` as (rows, height, width, channels)."""
     store: Tensor | None = None
     filled = 0
     for chosen in _row_blocks(raw, rows):
@@ -145,8 +145,9 @@ def mapped_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
             Path(name).unlink()
     except OSError as error:
         raise InputError(
-            f"{folder}: no room for the {int(np.prod(shape)) * dtype.itemsize / MEBIBYTE:.0f} MiB that do not fit in memory "
-            f"({error.strerror or error}). Free some space, set CAVIAR_CACHE to another folder, or raise data.memory_budget."
+            f"{folder}: no room for the {int(np.prod(shape)) * dtype.itemsize / MEBIBYTE:.0f} MiB that do not fit in "
+            f"memory ({error.strerror or error}). Free some space, set CAVIAR_CACHE to another folder, or raise "
+            "data.memory_budget."
         ) from error
     return torch.from_numpy(array).view(dtype).view(shape)
 
@@ -173,7 +174,7 @@ def _streamed(
 
 
 def _from_map(array: NDArray[Any]) -> Tensor:
-    """Return a tensor over a read-only memory map. torch warns that it cannot forbid writing; caviar never writes to it."""
+    """Return a tensor over a read-only memory map. torch warns that it cannot forbid writing to it."""
     import warnings
 
     with warnings.catch_warnings():

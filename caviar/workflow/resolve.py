@@ -9,6 +9,7 @@ from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
 from caviar.core.examples import Splits
 from caviar.data.raw import RawData
+from caviar.nn.settings import MLPSettings
 from caviar.recipe import Recipe
 
 MEBIBYTE = 1 << 20
@@ -22,7 +23,7 @@ def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
     rows = len(splits.train)
     return recipe.model_copy(
         update={
-            "data": recipe.data.model_copy(update=_data(recipe, raw)),
+            "data": recipe.data.model_copy(update=_data(raw)),
             "split": recipe.split.model_copy(update=_split(recipe, raw, splits)),
             "preprocess": recipe.preprocess.model_copy(update=_preprocess(recipe, raw)),
             "model": recipe.model.model_copy(update=_model(recipe, raw, rows)),
@@ -33,7 +34,7 @@ def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
     )
 
 
-def _data(recipe: Recipe, raw: RawData) -> dict[str, Any]:
+def _data(raw: RawData) -> dict[str, Any]:
     chosen: dict[str, Any] = {"kind": raw.kind, "task": raw.task, "digest": raw.digest}
     if raw.kind == "table":
         chosen["ignore"] = raw.ignored
@@ -47,7 +48,15 @@ def _split(recipe: Recipe, raw: RawData, splits: Splits) -> dict[str, Any]:
     split = recipe.split
     if split.method == "auto":
         given = len(raw.parts) > 1
-        method = "column" if split.column != "none" else "group" if split.group != "none" else "given" if given else "fraction"
+        method = (
+            "column"
+            if split.column != "none"
+            else "group"
+            if split.group != "none"
+            else "given"
+            if given
+            else "fraction"
+        )
     else:
         method = split.method
     return {
@@ -65,7 +74,7 @@ def _preprocess(recipe: Recipe, raw: RawData) -> dict[str, Any]:
 
 
 def _model(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
-    if recipe.model.name != "mlp":
+    if not isinstance(recipe.model, MLPSettings):
         return {}
     widths = ((128, 128) if rows < 5_000 else (256, 256)) if recipe.model.widths == "auto" else recipe.model.widths
     small = 0.3 if raw.task == "classification" else 0.0
@@ -110,7 +119,9 @@ def _metric(recipe: Recipe, raw: RawData) -> str:
     metric = recipe.training.metric
     allowed = ("loss", "accuracy") if raw.task == "classification" else ("loss", "r2")
     if metric != "auto" and metric not in allowed:
-        raise InputError(f"training.metric is {metric!r}, which does not exist for {raw.task}; use {' or '.join(allowed)}.")
+        raise InputError(
+            f"training.metric is {metric!r}, which does not exist for {raw.task}; use {' or '.join(allowed)}."
+        )
     return "loss" if metric == "auto" else metric
 
 

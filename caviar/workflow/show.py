@@ -51,8 +51,8 @@ def report_tables(report: dict[str, Any]) -> list[Table | str]:
     tables: list[Table | str] = [_accuracy_table(report), _class_table(report)]
     if confused := report["most_confused"]:
         tables.append(
-            f"Most confused: {confused['class']!r} taken for {confused['predicted_as']!r} in {confused['rows']} of its rows "
-            f"({confused['share']:.1%})."
+            f"Most confused: {confused['class']!r} taken for {confused['predicted_as']!r} in {confused['rows']} of its "
+            f"rows ({confused['share']:.1%})."
         )
     return tables
 

@@ -20,7 +20,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield stop
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(_number: int, _frame: FrameType | None) -> None:
         if stop.requested:
             raise KeyboardInterrupt
         stop.requested = True

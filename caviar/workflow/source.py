@@ -59,7 +59,7 @@ def open_source(
     if memory is not None:
         return _open_memory(data, split, memory)
     if data.source == "none":
-        raise InputError("the recipe's data.source is \"none\": its data was handed over in memory; give it again.")
+        raise InputError('the recipe\'s data.source is "none": its data was handed over in memory; give it again.')
     if data.source.startswith("sample:"):
         from caviar.data.samples import open_sample
 

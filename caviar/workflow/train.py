@@ -82,7 +82,9 @@ def train(
         return resume_run(Path(resume), sparse, changes, memory, model, allow_code=allow_code, console=console)
     if data is None:
         raise InputError("nothing to train on: give data, or resume=a run's folder.")
-    return start_run(merge(sparse, changes), memory, model, name, Path(runs_dir), allow_code=allow_code, console=console)
+    return start_run(
+        merge(sparse, changes), memory, model, name, Path(runs_dir), allow_code=allow_code, console=console
+    )
 
 
 def describe(data: Any, target: Any = None, dev: Any = None, test: Any = None) -> tuple[Sparse, InMemory | None]:
@@ -100,7 +102,9 @@ def describe(data: Any, target: Any = None, dev: Any = None, test: Any = None) -
             return merge(sparse, from_dict({"data": paths}, str(data)), _absolute(named)), None
         return _absolute(merge(from_dict({"data": {"source": str(data)}}, "data"), named)), None
     if is_frame(data) and not isinstance(target, str):
-        raise InputError("training on a data frame needs the name of its target column: caviar.train(frame, target=\"...\").")
+        raise InputError(
+            'training on a data frame needs the name of its target column: caviar.train(frame, target="...").'
+        )
     column = from_dict({"data": {"target": target}}, "target=") if isinstance(target, str) else Sparse()
     return column, InMemory(data, None if isinstance(target, str) else target, dev, test)
 
@@ -143,7 +147,12 @@ def start_run(
     check_can_create(runs_dir, name)
     plan = _plan(sparse, memory, model, allow_code, console)
     files = {"recipe.toml": dump(plan.recipe).encode(), "environment.json": _json(environment())}
-    summary = {"source": plan.recipe.data.source, "task": plan.raw.task, "epochs": plan.recipe.training.epochs, "epoch": 0}
+    summary = {
+        "source": plan.recipe.data.source,
+        "task": plan.raw.task,
+        "epochs": plan.recipe.training.epochs,
+        "epoch": 0,
+    }
     with create_run(runs_dir, name, source_stem(plan.recipe), files, summary) as owned:
         return execute(plan, owned, console, resumed=False)
 
@@ -165,8 +174,8 @@ def resume_run(
         stated = merge(from_dict(stored.model_dump(), str(folder.recipe)), _without_memory(sparse, memory), changes)
         if differing := diff(stored, validate(stated)):
             raise InputError(
-                f"{path}: a resume goes on with the run's own recipe, but these settings differ: {'; '.join(differing)}. "
-                "Leave them out, or start a new run."
+                f"{path}: a resume goes on with the run's own recipe, but these settings differ: "
+                f"{'; '.join(differing)}. Leave them out, or start a new run."
             )
         if folder.read_summary()["status"] == "finished" and folder.bundle.exists():
             console.print(f"{path} is finished already.", highlight=False)
@@ -190,9 +199,7 @@ def _without_memory(sparse: Sparse, memory: InMemory | None) -> Sparse:
     return Sparse() if memory is not None else sparse
 
 
-def _plan(
-    sparse: Sparse, memory: InMemory | None, model: nn.Module | None, allow_code: bool, console: Console
-) -> Plan:
+def _plan(sparse: Sparse, memory: InMemory | None, model: nn.Module | None, allow_code: bool, console: Console) -> Plan:
     from caviar.workflow.show import reading_progress
 
     with reading_progress(console) as progress:
@@ -219,9 +226,7 @@ def execute(plan: Plan, owned: OwnedRun, console: Console, *, resumed: bool) -> 
             store.add_event(state.step, "resumed" if resumed else "started")
             folder.write_summary(status="running")
             recorder = Recorder(store, folder, log)
-            bar = stack.enter_context(
-                ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console)
-            )
+            bar = stack.enter_context(ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console))
             done = _run(job, state, Checkpoints(folder.checkpoints), [recorder, bar], stop)
             recorder.on_save(state.step)
             if not done:
@@ -234,8 +239,8 @@ def execute(plan: Plan, owned: OwnedRun, console: Console, *, resumed: bool) -> 
         return Run(folder, plan.model if recipe.model.name not in ("mlp", "convnet") else None)
     except (OSError, sqlite3.Error, MemoryError, torch.OutOfMemoryError) as error:
         failure = RunError(
-            f"{folder.path}: the run stopped: {error}. Its last good state is kept; once the cause is mended go on with: "
-            f"caviar train --resume {folder.path}"
+            f"{folder.path}: the run stopped: {error}. Its last good state is kept; once the cause is mended go on "
+            f"with: caviar train --resume {folder.path}"
         )
         _note_failure(owned, log, failure)
         raise failure from error
@@ -373,5 +378,3 @@ def _escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
