@@ -138,11 +138,11 @@ def environment() -> dict[str, Any]:
     import numpy as np
     import polars as pl
 
-    import caviar
+    from caviar import __version__
 
     return {
         "version": 1,
-        "caviar": caviar.__version__,
+        "caviar": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
