@@ -61,11 +61,8 @@ class MLP(nn.Module):
         cardinalities: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.inputs: nn.Module = nn.Flatten()
-        fan_in = num_inputs
-        if cardinalities:
-            self.inputs = ColumnEmbeddings(num_inputs, cardinalities)
-            fan_in = self.inputs.num_outputs
+        self.embeddings = ColumnEmbeddings(num_inputs, cardinalities) if cardinalities else None
+        fan_in = self.embeddings.num_outputs if self.embeddings is not None else num_inputs
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, width in enumerate(widths, start=1):
             layers[f"linear{number}"] = nn.Linear(fan_in, width, bias=norm != "batch")
@@ -80,5 +77,8 @@ class MLP(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits or values of a batch of rows."""
-        outputs: Tensor = self.output(self.hidden(self.inputs(inputs)))
+        columns = torch.flatten(inputs, start_dim=1)
+        if self.embeddings is not None:
+            columns = self.embeddings(columns)
+        outputs: Tensor = self.output(self.hidden(columns))
         return outputs

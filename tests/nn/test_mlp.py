@@ -81,8 +81,8 @@ def test_a_network_with_categories_trains_its_vectors() -> None:
     assert isinstance(model, MLP)
     inputs = torch.tensor([[0.5, -1.0, 2.0, 999.0], [0.1, 0.2, 0.0, 5.0]])
     model(inputs).sum().backward()
-    assert isinstance(model.inputs, ColumnEmbeddings)
-    rows = [table.weight.grad.abs().sum(1).nonzero().flatten().tolist() for table in model.inputs.tables]
+    assert isinstance(model.embeddings, ColumnEmbeddings)
+    rows = [table.weight.grad.abs().sum(1).nonzero().flatten().tolist() for table in model.embeddings.tables]
     assert rows == [[0, 2], [5, 999]]
 
 
