@@ -2,10 +2,11 @@
 
     <cache>/pictures/<key>/pixels          uint8, rows of height x width x channels, one after another
     <cache>/pictures/<key>/manifest.json   version, shape, digests, what was noticed
-    <cache>/pictures/index/<stamp>.json    which key a folder had when its files had these sizes and times
+    <cache>/pictures/index/<stamp>.json    the content of a folder whose files had these sizes and times, and what the
+                                           settings that say "auto" came to
 
-The key is a digest of names, contents and settings. The stamp is one of names, sizes and times: when nothing has been
-touched, the key is found without reading a picture. A folder appears whole, by a rename, or not at all; what a killed
+The key is a digest of names and contents with the shape of the pixels. The stamp is one of names, sizes and times: when
+nothing has been touched, the key is found without reading a picture. A folder appears whole, by a rename, or not at all; what a killed
 process left behind is swept away by the next one.
 """
 
@@ -49,21 +50,36 @@ class CachedPictures(NamedTuple):
 
 def cached_pictures(files: list[PictureFile], wanted: Wanted, progress: Progress | None = None) -> CachedPictures:
     """Return the decoded `files`, from the cache when they are there, and put there when they are not."""
-    stamp = _digest([f"{f.name}\0{f.path}\0{f.size}\0{f.mtime_ns}\0{f.ctime_ns}" for f in files], wanted)
+    stamp = _digest([f"{f.name}\0{f.path}\0{f.size}\0{f.mtime_ns}\0{f.ctime_ns}" for f in files])
     index = cache_folder() / "pictures" / "index" / f"{stamp}.json"
-    key = _read_json(index).get("key")
-    found = _open(_entry(key), len(files)) if isinstance(key, str) and key.isalnum() else None
+    known = _read_json(index)
+    found = _open(_entry(_key(known, wanted)), len(files)) if known else None
     if found is not None:
         return found
     _let_clock_tick(files)
-    key = _build(files, wanted, progress)
+    content, shape = _build(files, wanted, progress)
+    choices = known.get("choices", {}) if known.get("content") == content else {}
+    known = {"version": CACHE, "content": content, "choices": choices | {_wish(wanted): shape}}
     with _writing(index.parent):
         index.parent.mkdir(parents=True, exist_ok=True)
-        write_json(index, {"version": CACHE, "key": key})
-    built = _open(_entry(key), len(files))
+        write_json(index, known)
+    built = _open(_entry(_key(known, wanted)), len(files))
     if built is None:
-        raise cannot_write(_entry(key), "what was written there is not what is read back")
+        raise cannot_write(index.parent.parent, "what was written there is not what is read back")
     return built
+
+
+def _wish(wanted: Wanted) -> str:
+    return json.dumps([wanted.size, wanted.channels])
+
+
+def _key(known: dict[str, Any], wanted: Wanted) -> str:
+    """The name of the cache entry of known content; "unknown" where it is not known what auto comes to."""
+    if wanted.size is not None and wanted.channels is not None:
+        shape = [*wanted.size, wanted.channels]
+    else:
+        shape = known["choices"].get(_wish(wanted))
+    return "unknown" if shape is None else _digest([known["content"]], shape, wanted.max_pixels)
 
 
 def _entry(key: str) -> Path:
@@ -82,15 +98,15 @@ def _let_clock_tick(files: list[PictureFile]) -> None:
         time.sleep(CLOCK_TICK)
 
 
-def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) -> str:
-    """Decode everything into a folder of its own, then give it its name. Returns the key."""
+def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) -> tuple[str, list[int]]:
+    """Decode everything into a folder of its own, then name it. Returns the digest of the content and the shape."""
     paths = [file.path for file in files]
     guess = guess_plan(paths, wanted.max_pixels, wanted.size, wanted.channels)
     with work_folder() as folder:
         pixels = folder / "pixels"
         found, plan = decode_into(paths, pixels, guess, progress, sum(file.size for file in files))
         content = _digest([f"{file.name}\0{digest}" for file, digest in zip(files, found.digests, strict=True)])
-        key = _digest([content], wanted)
+        shape = [plan.height, plan.width, plan.channels]
         notices = duplicates(files, found.digests)
         if found.several:
             notices.append(
@@ -101,7 +117,7 @@ def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) 
             os.fsync(file.fileno())
             manifest = {
                 "version": CACHE,
-                "shape": [len(files), plan.height, plan.width, plan.channels],
+                "shape": [len(files), *shape],
                 "content": content,
                 "notices": notices,
                 "chunk": rows_per_chunk(plan),
@@ -110,8 +126,9 @@ def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) 
             }
             write_json(folder / "manifest.json", manifest | {"digest": _digest([json.dumps(manifest)])})
             os.chmod(folder, 0o755)
+            key = _key({"content": content, "choices": {_wish(wanted): shape}}, wanted)
             _publish(folder, _entry(key), len(files))
-    return key
+    return content, shape
 
 
 def _publish(folder: Path, entry: Path, num_rows: int) -> None:
