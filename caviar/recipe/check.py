@@ -13,7 +13,7 @@ from caviar.recipe.places import Path as KeyPath
 from caviar.recipe.places import Place
 from caviar.recipe.recipe import DEFAULT_NAMES, PLAIN_SECTIONS, SECTIONS, Recipe, default_model_name, variant_of
 from caviar.recipe.sparse import Sparse
-from caviar.recipe.values import plain_value
+from caviar.recipe.values import shown_key, strict_value
 
 _LAST = Place(1 << 60, 0)
 
@@ -91,7 +91,7 @@ def _build(kind: type[Settings], above: KeyPath, values: Mapping[str, Any], prob
     known: dict[str, Any] = {}
     for key in (key for key in values if key in kind.model_fields):
         try:
-            known[key] = _prepared(values[key])
+            known[key] = strict_value(values[key])
         except ValueError as error:
             problems.add((*above, key), f"{_dotted((*above, key))}: {error}.")
     try:
@@ -99,13 +99,6 @@ def _build(kind: type[Settings], above: KeyPath, values: Mapping[str, Any], prob
     except ValidationError as error:
         _translate(error, kind, above, known, problems)
         return None
-
-
-def _prepared(value: Any) -> Any:
-    """Make tuples of lists, as strict settings want, and refuse text and tables that could not be written again."""
-    if isinstance(value, list):
-        return tuple(_prepared(entry) for entry in value)
-    return plain_value(value) if isinstance(value, Mapping | str) else value
 
 
 def _translate(
@@ -133,4 +126,4 @@ def _without_value(error_type: str, message: str, kind: type[Settings], key: str
 
 
 def _dotted(path: KeyPath) -> str:
-    return ".".join(str(part) for part in path if part != "")
+    return ".".join(shown_key(part) for part in path if part != "")

@@ -8,7 +8,7 @@ from typing import Any
 from caviar.core.errors import nearest
 from caviar.core.settings import Settings
 from caviar.recipe.recipe import CODE, PLAIN_SECTIONS, SECTIONS, VARIANTS, Recipe
-from caviar.recipe.values import shown
+from caviar.recipe.values import shown, shown_key
 
 Schema = Mapping[str, Any]
 """The JSON schema of one setting: its type, bounds and choices as data."""
@@ -34,14 +34,14 @@ def not_a_section(section: str, value: Any) -> str:
 
 def unknown_key(section: str, key: str, kind: type[Settings], name: str | None = None) -> str:
     """Say that `section` (under `name`, if it has one) lacks `key`, who has it, or which one was probably meant."""
-    of = f" of {name}" if name else ""
+    of, full = f" of {name}" if name else "", f"{section}.{shown_key(key)}"
     known = f" Settings{of or f' of [{section}]'}: {', '.join(kind.model_fields)}."
     siblings = {other: variant.model_fields for other, variant in VARIANTS.get(section, {}).items()}
     owners = [other for other, fields in siblings.items() if key in fields]
     if owners:
         has = "has" if len(owners) == 1 else "have"
-        return f"{section}.{key} is not a setting of {name}; {' and '.join(owners)} {has} it.{known}"
-    return f"{section}.{key} is not a setting{of}.{_meant(section, key, kind, siblings)}{known}"
+        return f"{full} is not a setting of {name}; {' and '.join(owners)} {has} it.{known}"
+    return f"{full} is not a setting{of}.{_meant(section, key, kind, siblings)}{known}"
 
 
 def _meant(section: str, key: str, kind: type[Settings], siblings: Mapping[str, Iterable[str]]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
@@ -17,7 +17,7 @@ from caviar.optim.settings import (
     ScheduleSettings,
 )
 from caviar.preprocess.settings import PreprocessSettings
-from caviar.recipe.values import plain_value
+from caviar.recipe.values import plain_value, strict_value
 from caviar.train.settings import TrainingSettings
 
 CODE = "module.path:callable"
@@ -100,6 +100,19 @@ SECTIONS = [name for name in Recipe.model_fields if name in PLAIN_SECTIONS or na
 def variant_of(section: str, name: str) -> type[Settings] | None:
     """Return the settings that section `section` holds under `name`, or None when there is no such name."""
     return VARIANTS[section].get(CODE if section == "model" and ":" in name else name)
+
+
+def accepts(kind: type[Settings], key: str, value: Any) -> bool:
+    """Whether settings of class `kind` have `key` and allow `value` for it."""
+    if key not in kind.model_fields:
+        return False
+    try:
+        kind.model_validate({key: strict_value(value)}, strict=True)
+    except ValidationError as error:
+        return all(detail["loc"][:1] != (key,) for detail in error.errors())
+    except ValueError:
+        return False
+    return True
 
 
 def default_model_name(model_section: Mapping[str, Any], data_kind: str | None = None) -> str:

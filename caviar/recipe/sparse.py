@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from caviar.core.errors import InputError, nearest
 from caviar.recipe.places import KeyPlace, Place, key_places
 from caviar.recipe.places import Path as KeyPath
-from caviar.recipe.recipe import VARIANTS, Recipe, variant_of
+from caviar.recipe.recipe import VARIANTS, Recipe, accepts, variant_of
 from caviar.recipe.values import read_key, read_value, shown, unwrapped
 
 MAX_BYTES = 1 << 20
@@ -124,10 +124,9 @@ def parse_assignment(text: str) -> Sparse:
 def merge(first: Sparse, *later: Sparse) -> Sparse:
     """Lay later recipes over the first, key by key; tables are merged, everything else is replaced.
 
-    When a later one changes `model.name`, `optimizer.name` or `schedule.name`, the earlier keys of that section that
-    the new name does not have and another name has (momentum, after a change from sgd to adamw) are left out; keys
-    that both have keep their values. Keys that stand together with the name they do not fit are left for `validate`
-    to refuse.
+    When a later one changes `model.name`, `optimizer.name` or `schedule.name`, what that section held for another name
+    only (momentum, after a change from sgd to adamw; dropout = "auto", from mlp to convnet) is left out; keys that both
+    have keep their values. Keys that stand together with a name they do not fit are left for `validate` to refuse.
     """
     merged = first
     for update in later:
@@ -151,20 +150,25 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_leftovers(sparse: Sparse, update: Sparse) -> Sparse:
+    """Leave out of `sparse` the keys and values that fit the old name of a section, but not the one in `update`."""
     values = dict(sparse.values)
     dropped: set[KeyPath] = set()
-    for section, variants in VARIANTS.items():
+    for section in VARIANTS:
         old, new = values.get(section), update.values.get(section)
-        if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-            continue
-        name = new.get("name", old.get("name"))
-        kind = variant_of(section, name) if isinstance(name, str) else None
-        if kind is None or name == old.get("name"):
-            continue
-        elsewhere = {key for variant in variants.values() for key in variant.model_fields} - kind.model_fields.keys()
-        values[section] = {key: value for key, value in old.items() if key not in elsewhere}
-        dropped |= {(section, key) for key in old if key in elsewhere}
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and isinstance(new.get("name"), str):
+            left = [key for key in old if key != "name" and _is_leftover(section, key, old, new["name"])]
+            values[section] = {key: value for key, value in old.items() if key not in left}
+            dropped |= {(section, key) for key in left}
     return Sparse(values, {path: origin for path, origin in sparse.origins.items() if path[:2] not in dropped})
+
+
+def _is_leftover(section: str, key: str, old: Mapping[str, Any], new_name: str) -> bool:
+    new_kind = variant_of(section, new_name)
+    if new_kind is None or new_name == old.get("name") or accepts(new_kind, key, old[key]):
+        return False
+    if key not in new_kind.model_fields:
+        return any(key in kind.model_fields for kind in VARIANTS[section].values())
+    return any(accepts(kind, key, old[key]) for kind in VARIANTS[section].values())
 
 
 def _walk(values: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -61,6 +61,11 @@ def unwrapped(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
+def shown_key(key: Any) -> str:
+    """Write a key, whatever it is, for an error message."""
+    return toml_key(key) if isinstance(key, str) and is_unicode(key) else repr(key)
+
+
 def plain_value(value: Any) -> Any:
     """Return `value` unwrapped; everything in it can be written in a recipe and read back as it was.
 
@@ -78,6 +83,13 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, bool | int | float):
         return value
     raise ValueError(f"{shown(value)} cannot be written in a recipe; {_HOLDS}")
+
+
+def strict_value(value: Any) -> Any:
+    """Make tuples of lists, as strict settings want them, and refuse (ValueError) what could not be written again."""
+    if isinstance(value, list):
+        return tuple(strict_value(entry) for entry in value)
+    return plain_value(value) if isinstance(value, Mapping | str) else value
 
 
 def _plain_text(text: Any) -> str:

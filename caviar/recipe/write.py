@@ -54,10 +54,12 @@ def _lines(settings: Settings, names: list[str], comments: bool) -> list[str]:
 
 
 def _comment(text: str | None, indent: int) -> list[str]:
-    """Break a description into comment lines that fit beside `indent` columns."""
-    return [f"# {line}" for line in textwrap.wrap(text or "", LINE_LENGTH - indent - 2, break_long_words=False)] or [
-        "#"
-    ]
+    """Break a description into as few comment lines as fit beside `indent` columns, of about the same length."""
+    width = LINE_LENGTH - indent - len("# ")
+    lines = textwrap.wrap(text or "", width, break_long_words=False)
+    while len(lines) > 1 and len(shorter := textwrap.wrap(text or "", width - 1, break_long_words=False)) == len(lines):
+        lines, width = shorter, width - 1
+    return [f"# {line}" for line in lines] or ["#"]
 
 
 def diff(first: Recipe, second: Recipe) -> list[str]:
