@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from caviar.core.errors import InputError
 from caviar.core.formats import RECIPE, check_version
@@ -15,6 +16,7 @@ from caviar.recipe.recipe import DEFAULT_NAMES, PLAIN_SECTIONS, SECTIONS, Recipe
 from caviar.recipe.sparse import Sparse
 from caviar.recipe.values import shown_key, strict_value
 
+MOST_TOLD = 20
 _LAST = Place(1 << 60, 0)
 
 
@@ -32,8 +34,11 @@ class _Problems:
         self.found.append((origin.place.key if origin.place else _LAST, f"{where}: {sentence}"))
 
     def raise_any(self) -> None:
-        if self.found:
-            raise InputError("\n".join(text for _, text in sorted(self.found, key=lambda problem: problem[0])))
+        """Raise the first problems, in the order of the file, as one error; return where there are none."""
+        texts = [text for _, text in sorted(self.found, key=lambda problem: problem[0])]
+        more = [f"... and {len(texts) - MOST_TOLD} more."] if len(texts) > MOST_TOLD else []
+        if texts:
+            raise InputError("\n".join(texts[:MOST_TOLD] + more))
 
 
 def validate(sparse: Sparse, data_kind: str | None = None) -> Recipe:
@@ -89,24 +94,27 @@ def _default_name(section: str, recipe: Mapping[str, Any], data_kind: str | None
 def _build(kind: type[Settings], above: KeyPath, values: Mapping[str, Any], problems: _Problems) -> Any:
     """Build settings of class `kind` from the keys it knows; what is wrong with their values becomes problems."""
     known: dict[str, Any] = {}
+    told: set[tuple[str, ...]] = set()
     for key in (key for key in values if key in kind.model_fields):
         try:
             known[key] = strict_value(values[key])
         except ValueError as error:
             problems.add((*above, key), f"{_dotted((*above, key))}: {error}.")
+            told.add((key,))
     try:
         return kind.model_validate(known, strict=True)
     except ValidationError as error:
-        _translate(error, kind, above, known, problems)
+        details = [detail for detail in error.errors(include_url=False) if detail["loc"] not in told]
+        _translate(details, kind, above, known, problems)
         return None
 
 
 def _translate(
-    error: ValidationError, kind: type[Settings], above: KeyPath, known: Mapping[str, Any], problems: _Problems
+    details: list[ErrorDetails], kind: type[Settings], above: KeyPath, known: Mapping[str, Any], problems: _Problems
 ) -> None:
     """Turn Pydantic's errors, one for each thing that a setting might have been, into one problem a setting."""
     wrong: dict[str, int | None] = {}
-    for detail in error.errors(include_url=False):
+    for detail in details:
         key = str(detail["loc"][0]) if detail["loc"] else ""
         entries = [part for part in detail["loc"][1:] if isinstance(part, int) and part < len(known[key])]
         if key not in known:

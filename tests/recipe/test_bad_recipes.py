@@ -184,6 +184,15 @@ def test_several_errors_are_all_told_in_the_order_of_the_file() -> None:
     ]
 
 
+def test_of_very_many_errors_the_first_are_told() -> None:
+    with pytest.raises(InputError) as caught:
+        validate(parse_recipe("\n".join(f"x{index} = 1" for index in range(100)), "r.toml"))
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 21
+    assert lines[19].startswith("r.toml, line 20,")
+    assert lines[20] == "... and 80 more."
+
+
 def test_error_of_a_replaced_value_names_what_replaced_it() -> None:
     recipe = parse_recipe("[model]\nwidths = [64, 32]\n", "r.toml")
     with pytest.raises(InputError, match=r"^--set model\.widths=\[0\]: model\.widths is \[0\] \(entry 1 is 0\)"):
