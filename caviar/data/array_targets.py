@@ -13,6 +13,8 @@ from caviar.data.array_values import as_array
 
 FEW_CLASSES = 20
 MOST_CLASSES = 1000
+NEARLY_ALL = 0.9
+LEAST_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -95,22 +97,23 @@ def _refuse_missing(row: int, where: str) -> NoReturn:
 def encode_targets(parts: Sequence[NDArray[Any]], names: Sequence[str], task: str) -> Targets:
     """Turn the targets of train and, where given, dev and test into one array.
 
-    task "auto" means classification for text, booleans, whole numbers of at most 20 different values, whole numbers
-    that are exactly 0 to k - 1 with k up to 1,000, and floats with two different whole values; regression otherwise.
-    Classes are those of the first part, in order (numbers by value), each with at least two rows.
+    task "auto" means classification for text and booleans, for whole numbers (of any type) of at most 20 different
+    values, and for integers that are exactly 0 to k - 1 with k up to 1,000, where each is on average on two rows or
+    more; regression otherwise. Classes are those of the first part, in order (numbers by value), each with two rows or
+    more.
     """
     train = parts[0]
     uniques, counts = np.unique(train, return_counts=True)
-    chosen: Task = _choose(uniques) if task == "auto" else _given(task)
+    chosen: Task = _choose(uniques, len(train)) if task == "auto" else _given(task)
     if chosen == "regression":
         return Targets(_regression(parts, names, uniques), "regression", ())
     classes = class_names(uniques)
     if len(uniques) == 1:
         raise InputError(f"{names[0]}: only one class, {classes[0]!r}, in {len(train):,} rows. Two classes are needed.")
-    if len(uniques) > MOST_CLASSES and uniques.dtype.kind == "f":
+    if len(uniques) > MOST_CLASSES or (len(uniques) > NEARLY_ALL * len(train) and len(train) >= LEAST_ROWS):
         raise InputError(
-            f"{names[0]}: {len(uniques):,} different numbers as classes. "
-            "Set data.task to regression to predict the number."
+            f"{names[0]}: {len(uniques):,} different values in {len(train):,} rows are too many for classes (at most "
+            f"{MOST_CLASSES:,}, each on several rows). Give others, or set data.task to regression for quantities."
         )
     if counts.min() == 1:
         lone = int(counts.argmin())
@@ -134,15 +137,13 @@ def _given(task: str) -> Task:
     return "regression" if task == "regression" else "classification"
 
 
-def _choose(uniques: NDArray[Any]) -> Task:
+def _choose(uniques: NDArray[Any], num_rows: int) -> Task:
     kind, count = uniques.dtype.kind, len(uniques)
     if kind in "bU":
         return "classification"
-    if kind == "f":
-        whole = bool((uniques == np.rint(uniques)).all())
-        return "classification" if count <= 2 and whole else "regression"
-    numbered = uniques[0] == 0 and uniques[-1] == count - 1 and count <= MOST_CLASSES
-    return "classification" if count <= FEW_CLASSES or numbered else "regression"
+    few = count <= FEW_CLASSES and bool((uniques == np.rint(uniques)).all())
+    numbered = kind in "iu" and uniques[0] == 0 and uniques[-1] == count - 1 and count <= MOST_CLASSES
+    return "classification" if (few or numbered) and 2 * count <= num_rows else "regression"
 
 
 def _regression(parts: Sequence[NDArray[Any]], names: Sequence[str], uniques: NDArray[Any]) -> NDArray[np.float64]:

@@ -32,8 +32,8 @@ def open_arrays(
 
     Args:
         inputs: a NumPy array, a tensor, lists, a map-style `torch.utils.data.Dataset` of (x, y), a pair (inputs,
-            targets) with `targets` None, or the path of a .npy or .npz file. The meaning of the axes after the first is the
-            caller's; images for a PyTorch network are (rows, channels, height, width).
+            targets) with `targets` None, or the path of a .npy or .npz file. The meaning of the axes after the first is
+            the caller's; images for a PyTorch network are (rows, channels, height, width).
         targets: one target a row: array, tensor, list, series, the path of a .npy file, or an array's name in the .npz.
         settings: task, memory_budget.
         dev, test: further examples: pairs, data sets or files; their rows follow those of train.

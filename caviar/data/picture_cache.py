@@ -6,8 +6,8 @@
                                            settings that say "auto" came to
 
 The key is a digest of names and contents with the shape of the pixels. The stamp is one of names, sizes and times: when
-nothing has been touched, the key is found without reading a picture. A folder appears whole, by a rename, or not at all; what a killed
-process left behind is swept away by the next one.
+nothing has been touched, the key is found without reading a picture. A folder appears whole, by a rename, or not at
+all; what a killed process left behind is swept away by the next one.
 """
 
 import hashlib
@@ -52,17 +52,17 @@ def cached_pictures(files: list[PictureFile], wanted: Wanted, progress: Progress
     """Return the decoded `files`, from the cache when they are there, and put there when they are not."""
     stamp = _digest([f"{f.name}\0{f.path}\0{f.size}\0{f.mtime_ns}\0{f.ctime_ns}" for f in files])
     index = cache_folder() / "pictures" / "index" / f"{stamp}.json"
-    known = _read_json(index)
+    known = _read_signed(index)
     found = _open(_entry(_key(known, wanted)), len(files)) if known else None
     if found is not None:
         return found
     _let_clock_tick(files)
     content, shape = _build(files, wanted, progress)
     choices = known.get("choices", {}) if known.get("content") == content else {}
-    known = {"version": CACHE, "content": content, "choices": choices | {_wish(wanted): shape}}
+    known = {"content": content, "choices": choices | {_wish(wanted): shape}}
     with _writing(index.parent):
         index.parent.mkdir(parents=True, exist_ok=True)
-        write_json(index, known)
+        _write_signed(index, known)
     built = _open(_entry(_key(known, wanted)), len(files))
     if built is None:
         raise cannot_write(index.parent.parent, "what was written there is not what is read back")
@@ -116,7 +116,6 @@ def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) 
         with _writing(folder), pixels.open("rb") as file:
             os.fsync(file.fileno())
             manifest = {
-                "version": CACHE,
                 "shape": [len(files), *shape],
                 "content": content,
                 "notices": notices,
@@ -124,7 +123,7 @@ def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) 
                 "pixels": _digest(found.chunks),
                 "mtime_ns": os.fstat(file.fileno()).st_mtime_ns,
             }
-            write_json(folder / "manifest.json", manifest | {"digest": _digest([json.dumps(manifest)])})
+            _write_signed(folder / "manifest.json", manifest)
             os.chmod(folder, 0o755)
             key = _key({"content": content, "choices": {_wish(wanted): shape}}, wanted)
             _publish(folder, _entry(key), len(files))
@@ -145,18 +144,26 @@ def _publish(folder: Path, entry: Path, num_rows: int) -> None:
             raise
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _write_signed(path: Path, facts: dict[str, Any]) -> None:
+    """Write `facts` with the version of the format and a digest of them."""
+    write_json(path, {"version": CACHE, "facts": facts, "digest": _digest([json.dumps(facts)])})
+
+
+def _read_signed(path: Path) -> dict[str, Any]:
+    """Return what `_write_signed` wrote, or nothing when it is absent, damaged or of another version."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts: dict[str, Any] = value["facts"]
+        whole = value["version"] == CACHE and value["digest"] == _digest([json.dumps(facts)])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return value if isinstance(value, dict) and value.get("version") == CACHE else {}
+    return facts if whole else {}
 
 
 def _open(entry: Path, num_rows: int) -> CachedPictures | None:
     """Map a cache entry, or return None when it is absent, cut or damaged."""
-    manifest = _read_json(entry / "manifest.json")
-    if manifest.pop("digest", None) != _digest([json.dumps(manifest)]):
+    manifest = _read_signed(entry / "manifest.json")
+    if not manifest:
         return None
     shape, pixels = tuple(manifest["shape"]), entry / "pixels"
     try:
