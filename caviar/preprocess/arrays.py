@@ -121,7 +121,7 @@ def _num_features(block: NDArray[Any] | Tensor, moments: Moments | None) -> int:
         raise InputError(f"arrays need at least two axes (examples, features), but the shape is {shape}.")
     if moments is not None and shape[1] != len(moments.count):
         raise InputError(f"a block of shape {shape} among blocks with {len(moments.count)} features.")
-    return shape[1]
+    return int(shape[1])
 
 
 def _matrices(block: NDArray[Any] | Tensor) -> Iterator[NDArray[Any]]:
