@@ -1,12 +1,16 @@
 """caviar: train neural networks well.
 
-    run = caviar.train("adult_train.csv", target="income")
-    bundle = caviar.load(run.path)
-    bundle.predict(rows)
+run = caviar.train("adult_train.csv", target="income")
+bundle = caviar.load(run.path)
+bundle.predict(rows)
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+# The room caviar.train and the function caviar.train share a name. A package's name is bound in its parent when it is
+# first imported, and never again: so it is imported here, once, and the name then given to the function.
+importlib.import_module("caviar.train")
 
 __version__ = "0.1.0"
 
@@ -47,6 +51,9 @@ __all__ = [
     "load",
     "train",
 ]
+
+
+globals().pop("train", None)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from caviar.core.errors import InputError
 from caviar.core.examples import SPLITS, Examples, SplitName, Splits
 from caviar.core.files import cache_folder
 from caviar.data.raw import RawData
-from caviar.preprocess import TargetScaler, fit_arrays, fit_pictures, fit_table
+from caviar.preprocess import TargetScaler, fit_arrays, fit_pictures, fit_table, fit_target
 from caviar.recipe import Recipe
 
 BLOCK_BYTES = 32 << 20
@@ -102,7 +102,7 @@ def _row_blocks(raw: RawData, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
 def _targets(raw: RawData, splits: Splits) -> tuple[TargetScaler | None, Tensor]:
     if raw.task == "classification":
         return None, torch.from_numpy(np.ascontiguousarray(raw.targets.astype(np.int64, copy=False)))
-    scaler = TargetScaler.fit(raw.targets[splits.train])
+    scaler = fit_target(raw.targets[splits.train])
     return scaler, scaler.scale(raw.targets)
 
 
