@@ -84,11 +84,10 @@ def _bad_file(path: Path, error: Exception) -> InputError:
 
 def _holds_pickle(path: Path, message: str) -> bool:
     """NumPy takes any file that it does not know for a pickle; only those that begin like one are called so."""
-    if "Python objects" in message:
+    if "Object arrays" in message or "Python objects" in message:
         return True
     with path.open("rb") as file:
-        begins = file.read(6)
-    return ("pickled" in message or "allow_pickle" in message) and begins.startswith((b"\x80", b"\x93NUMPY", b"PK"))
+        return "pickle" in message and file.read(1) == b"\x80"
 
 
 def _choose_arrays(path: Path, names: list[str], target: str | None) -> dict[str, tuple[str, str]]:
