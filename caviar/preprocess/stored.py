@@ -1,5 +1,6 @@
 """Fitted preprocessing from stored data: JSON and tensors in, a module out, never any code."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
         InputError: the config is malformed, or the tensors are not those that it needs (name, shape, type, finite).
     """
     try:
-        state = _STATE.validate_python(dict(config))
+        state = _STATE.validate_json(json.dumps(dict(config), allow_nan=False))  # read as JSON: lists may be tuples
     except (ValidationError, TypeError, ValueError) as error:
         raise InputError(f"the stored preprocessing is malformed: {_first_message(error)}.") from error
     module = _build(state)
