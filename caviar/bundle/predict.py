@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caviar.core.errors import InputError, nearest
+from caviar.core.tensors import tensor_over
 from caviar.data.arrays import read_inputs
 from caviar.data.pictures import read_pictures
 from caviar.data.settings import DataSettings
@@ -149,7 +150,7 @@ def _read_pictures(bundle: "Bundle", rows: Any) -> _Input:
     height, width = reading["picture_size"]
     pixels, names = read_pictures(rows, (height, width), reading["picture_mode"], reading["max_pixels"])
     return _Input(
-        names, (torch.from_numpy(np.ascontiguousarray(pixels[i : i + 500])) for i in range(0, len(pixels), 500))
+        names, (tensor_over(pixels[i : i + 500]) for i in range(0, len(pixels), 500))
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from caviar.core.errors import InputError
 from caviar.core.examples import SPLITS, Examples, SplitName, Splits
 from caviar.core.files import cache_folder
+from caviar.core.tensors import tensor_over
 from caviar.data.raw import RawData
 from caviar.preprocess import TargetScaler, fit_arrays, fit_pictures, fit_table, fit_target
 from caviar.recipe import Recipe
@@ -89,7 +90,7 @@ def _raw_block(raw: RawData, rows: NDArray[Any], fitted: nn.Module) -> Tensor:
     if raw.kind == "table":
         numbers: Tensor = fitted.encode(taken).numbers  # type: ignore[operator]
         return numbers
-    return taken if isinstance(taken, Tensor) else torch.from_numpy(np.ascontiguousarray(taken))
+    return taken if isinstance(taken, Tensor) else tensor_over(np.ascontiguousarray(taken))
 
 
 def _row_blocks(raw: RawData, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
@@ -101,7 +102,7 @@ def _row_blocks(raw: RawData, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _targets(raw: RawData, splits: Splits) -> tuple[TargetScaler | None, Tensor]:
     if raw.task == "classification":
-        return None, torch.from_numpy(np.ascontiguousarray(raw.targets.astype(np.int64, copy=False)))
+        return None, tensor_over(np.ascontiguousarray(raw.targets.astype(np.int64, copy=False)))
     scaler = fit_target(raw.targets[splits.train])
     return scaler, scaler.scale(raw.targets)
 
@@ -161,7 +162,7 @@ def _streamed(
     shape: tuple[int, ...],
     device: torch.device,
 ) -> Prepared:
-    stored = raw.inputs if isinstance(raw.inputs, Tensor) else _from_map(raw.inputs)
+    stored = raw.inputs if isinstance(raw.inputs, Tensor) else tensor_over(raw.inputs)
     on_device = fitted if device.type == "cpu" else fitted.to(device)
     examples = {n: Examples(stored, targets, torch.from_numpy(np.ascontiguousarray(splits.of(n)))) for n in SPLITS}
 
@@ -171,15 +172,6 @@ def _streamed(
         return prepared
 
     return Prepared(examples, fitted, scaler, prepare_batch, shape, True)
-
-
-def _from_map(array: NDArray[Any]) -> Tensor:
-    """Return a tensor over a read-only memory map. torch warns that it cannot forbid writing to it."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
 
 
 def _as_it_is(inputs: Tensor) -> Tensor:
