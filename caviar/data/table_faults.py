@@ -54,12 +54,12 @@ def _fields(count: int) -> str:
 
 
 def check_delimiter(path: Path, name: str, delimiter: str) -> None:
-    """Refuse a header of a single field when another delimiter would make a table of the file."""
-    if _hint(path, delimiter):
-        raise InputError(
-            f"{name}, line 1: splitting at {DELIMITERS.get(delimiter, repr(delimiter))} gives a single column."
-            f"{_hint(path, delimiter)}"
-        )
+    """Refuse a table whose header or rows the delimiter does not split when another would make a table of the file."""
+    counts = [len(row) for row in csv.reader(_head(path), delimiter=delimiter)]
+    single = counts[0] == 1 or max(counts[1:], default=2) == 1
+    if single and (hint := _hint(path, delimiter)):
+        line, by = 1 if counts[0] == 1 else 2, DELIMITERS.get(delimiter, repr(delimiter))
+        raise InputError(f"{name}, line {line}: splitting at {by} gives a single field.{hint}")
 
 
 def _hint(path: Path, delimiter: str) -> str:
@@ -72,7 +72,7 @@ def _hint(path: Path, delimiter: str) -> str:
 
 def guess_delimiter(path: Path, current: str) -> str | None:
     """Return the delimiter that splits the first lines into equally many fields, when `current` does not."""
-    head = [line for line in _head(path) if line.strip()]
+    head = _head(path)
     found = {candidate: _consistent(head, candidate) for candidate in DELIMITERS}
     if found.get(current, 0) > 1:
         return None
@@ -83,7 +83,7 @@ def guess_delimiter(path: Path, current: str) -> str | None:
 def _head(path: Path) -> list[str]:
     with path.open("rb") as file:
         text = file.read(1 << 16).decode("utf-8-sig", errors="replace")
-    return text.splitlines()[:GUESSED_LINES]
+    return [line for line in text.splitlines() if line.strip()][:GUESSED_LINES]
 
 
 def _consistent(lines: list[str], delimiter: str) -> int:

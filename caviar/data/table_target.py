@@ -92,7 +92,7 @@ def _check_missing(series: pl.Series, origin: Origin) -> None:
 
 def _numbers(series: pl.Series, origin: Origin) -> NDArray[np.float64]:
     if series.dtype == pl.String:
-        row = int(mask_rows(offending(series))[0])
+        row = first_text(series)
         raise InputError(
             f"{origin.at(row)}, column {series.name!r}: {series[row]!r} is text, and regression needs numbers. "
             "Convert the column to numbers, or use --set data.task=classification."
@@ -103,7 +103,13 @@ def _numbers(series: pl.Series, origin: Origin) -> NDArray[np.float64]:
             f"{origin.name}, column {series.name!r}: every row has the target {values[0]!r}; there is nothing to "
             "predict. Name another column, or give data in which it varies."
         )
-    return values.to_numpy()
+    return values.to_numpy(writable=True)
+
+
+def first_text(series: pl.Series) -> int:
+    """Return the first row of a text column that holds no number."""
+    rows = mask_rows(offending(series))
+    return int(rows[0]) if len(rows) else 0
 
 
 def _classes(series: pl.Series, origin: Origin) -> Target:
@@ -135,7 +141,7 @@ def _classes(series: pl.Series, origin: Origin) -> Target:
     numbers = series.replace_strict(values, pl.Series(range(distinct), dtype=pl.Int64), return_dtype=pl.Int64)
     classes = class_names(values)
     if number or not _all_numbers(classes):
-        return Target(numbers.to_numpy(), "classification", tuple(classes))
+        return Target(numbers.to_numpy(writable=True), "classification", tuple(classes))
     order = np.argsort([float(name) for name in classes], kind="stable")
     return Target(np.argsort(order)[numbers.to_numpy()], "classification", tuple(classes[i] for i in order))
 
@@ -153,7 +159,7 @@ def known_target(series: pl.Series, target: Target, origin: Origin) -> NDArray[A
     """Return the targets of a dev or test table; a class that training never saw is an error."""
     _check_missing(series, origin)
     if target.task == "regression":
-        return series.cast(pl.Float64).to_numpy()
+        return series.cast(pl.Float64).to_numpy(writable=True)
     names = series.to_frame().select(canonical(series.name, series.dtype)).to_series()
     codes = pl.Series(range(len(target.classes)), dtype=pl.Int64)
     numbers = names.replace_strict(pl.Series(target.classes), codes, default=None, return_dtype=pl.Int64)
@@ -167,7 +173,7 @@ def known_target(series: pl.Series, target: Target, origin: Origin) -> NDArray[A
             f"{origin.at(row)}, column {series.name!r}: class {names[row]!r} was never seen in training{more}.{hint} "
             f"Training has: {', '.join(target.classes[:20])}. Correct it, or add such rows to the training table."
         )
-    return numbers.to_numpy()
+    return numbers.to_numpy(writable=True)
 
 
 def target_values(
@@ -193,8 +199,8 @@ def target_values(
     _check_missing(typed.to_series(), origin)
     check_finite(typed, origin)
     if typed.to_series().dtype == pl.String:
-        row = 0
+        row = first_text(series)
         raise InputError(
             f"{origin.at(row)}, column {name!r}: {series[row]!r} is text, and this model predicts numbers."
         )
-    return typed.to_series().cast(pl.Float64).to_numpy()
+    return typed.to_series().cast(pl.Float64).to_numpy(writable=True)

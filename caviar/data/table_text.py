@@ -39,8 +39,7 @@ def read_header(path: Path, name: str, delimiter: str) -> list[str]:
         raise InputError(
             f"{name}, line 1: the line is blank; the first line must name the columns. Remove the blank line."
         )
-    if len(names) == 1:
-        check_delimiter(path, name, delimiter)
+    check_delimiter(path, name, delimiter)
     check_names(names, f"{name}, line 1")
     return names
 

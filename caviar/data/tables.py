@@ -22,6 +22,7 @@ from caviar.data.table_frames import column_names, frame_digest, to_polars
 from caviar.data.table_origin import Origin, mask_rows
 from caviar.data.table_profile import TableProfile, describe_profile, profile_table
 from caviar.data.table_target import check_target_name, known_target, read_target, target_values
+from caviar.data.table_text import check_names
 from caviar.data.table_types import (
     DTYPES,
     cast_expr,
@@ -160,7 +161,9 @@ def _opened(source: Any, settings: DataSettings, name: str) -> Iterator[_Opened]
         with open_file(source, settings) as file:
             yield _Opened(file.names, file.origin, file)
     else:
-        yield _Opened(column_names(source), Origin(name), frame=source)
+        names = column_names(source)
+        check_names(names, name)
+        yield _Opened(names, Origin(name), frame=source)
 
 
 def _plan(names: list[str], settings: DataSettings, split: SplitSettings, origin: Origin) -> _Plan:
@@ -181,7 +184,8 @@ def _plan(names: list[str], settings: DataSettings, split: SplitSettings, origin
             f"{origin.name}: no column is left to predict {target!r} from. Give a table with feature columns."
         )
     used = [name for name in names if name in {*features, *sides, target}]
-    return _Plan(target, used, frozenset({*settings.categorical, *sides} & set(used)), features)
+    as_text = {*settings.categorical, *sides} & set(used)
+    return _Plan(target, used, frozenset(as_text - {target} if settings.task == "regression" else as_text), features)
 
 
 def _casts(first: pl.DataFrame, plan: _Plan, origin: Origin) -> list[pl.Expr]:
@@ -203,6 +207,7 @@ def _checked(frame: pl.DataFrame, plan: _Plan, origin: Origin) -> TableProfile:
 def _assemble(
     train: _Table, plan: _Plan, settings: DataSettings, split: SplitSettings, others: dict[SplitName, Any]
 ) -> RawData:
+    target = read_target(train.frame[plan.target], settings, train.origin)
     profile = train.profile
     assert profile is not None
     auto = settings.ignore == "auto"
@@ -213,7 +218,6 @@ def _assemble(
             f"{train.origin.name}: every feature column is empty, constant or merely tells rows apart: "
             f"{', '.join(plan.features[:20])}. Give columns that vary, or keep them with --set data.ignore='[]'."
         )
-    target = read_target(train.frame[plan.target], settings, train.origin)
     notices = describe_profile(profile, train.origin.name, auto)
     if len(columns) > train.frame.height:
         notices.append(
@@ -298,4 +302,5 @@ def _numbered(parts: list[pl.Series | None]) -> NDArray[np.int64] | None:
     given = [part for part in parts if part is not None]
     if not given:
         return None
-    return pl.concat(given).rank("dense").cast(pl.Int64).to_numpy() - 1
+    ranks: NDArray[np.int64] = pl.concat(given).rank("dense").cast(pl.Int64).to_numpy()
+    return ranks - 1
