@@ -59,14 +59,17 @@ def load_npz(path: Path, target: str | None) -> dict[str, Pair]:
     x_test, and so on.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: not an .npz archive. If it is one array, rename it to end in .npy.")
-            chosen = _choose_arrays(path, list(archive.files), target)
-            return {
-                part: Pair(archive[x], archive[y], f"{path} [{x}, {y}]" if part != "train" else str(path))
-                for part, (x, y) in chosen.items()
-            }
+        # NumPy forgets to close the file of a damaged archive that it opened itself.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise InputError(f"{path}: one array and not an .npz archive. Rename it to end in .npy.")
+            with archive:
+                chosen = _choose_arrays(path, list(archive.files), target)
+                return {
+                    part: Pair(archive[x], archive[y], f"{path} [{x}, {y}]" if part != "train" else str(path))
+                    for part, (x, y) in chosen.items()
+                }
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}). Check the path.") from error
     except (ValueError, EOFError, SyntaxError, MemoryError, OverflowError, zipfile.BadZipFile, KeyError) as error:

@@ -366,6 +366,13 @@ def test_cut_and_foreign_files(tmp_path: Path, budget: int) -> None:
             (tmp_path / name).write_bytes(whole[:cut])
             with pytest.raises(InputError, match=f"{name}: (not a whole|cannot be read)"):
                 read_inputs(tmp_path / name, budget)
+    np.savez(tmp_path / "y.npz", x=X)
+    np.save(tmp_path / "z.npy", X)
+    (tmp_path / "y.npz").rename(tmp_path / "y.npy")
+    (tmp_path / "z.npy").rename(tmp_path / "z.npz")
+    for name, other in (("y.npy", "npz"), ("z.npz", "npy")):
+        with pytest.raises(InputError, match=rf"{name}: .* Rename it to end in \.{other}"):
+            read_inputs(tmp_path / name, budget)
     (tmp_path / "x.npy").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"x\.npy: not a whole"):
         read_inputs(tmp_path / "x.npy", budget)

@@ -283,10 +283,14 @@ def test_several_bad_files_are_counted(folder: Path) -> None:
 
 
 def test_an_unreadable_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str, *_: object, **__: object) -> object:
-        raise PermissionError(13, "Permission denied", path)
+    system_open = os.open
 
-    monkeypatch.setattr(decode, "open", refuse, raising=False)
+    def refuse(path: str, *rest: int) -> int:
+        if str(path).endswith(".png"):
+            raise PermissionError(13, "Permission denied", path)
+        return system_open(path, *rest)
+
+    monkeypatch.setattr(decode.os, "open", refuse)
     with pytest.raises(InputError, match=r"ant/0\.png: the file cannot be read \(Permission denied\)\. Check the file"):
         open_pictures(folder, AUTO)
 
