@@ -25,6 +25,10 @@ class RunError(CaviarError):
     exit_code = 1
 
 
+class Diverged(RunError):
+    """The loss or the weights left the finite numbers: going on from the last good state would meet the same."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Training stopped on request after finishing its step and saving; the message says how to go on."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from caviar.core.columns import Task
-from caviar.core.errors import RunError
+from caviar.core.errors import Diverged
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
 from caviar.core.seeds import epoch_order
@@ -20,7 +20,8 @@ from caviar.train.evaluate import PerExampleLoss, Prepare, evaluate
 from caviar.train.state import Metric, State, improves, pack, remember_best
 
 MID_EPOCH_FACTOR = 6
-"""In the middle of a long epoch, save when the last checkpoint is this many times `checkpoint_seconds` old."""
+MID_EPOCH_SECONDS = 1.0
+"""In a long epoch, save when the last checkpoint is older than factor * `checkpoint_seconds` + seconds."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def train(
     """Train from `state` on; return True when done, False when a stop was requested (the state is saved).
 
     The model is left with its last weights; the best ones are in `state.best`. A loss or weight that is not finite
-    ends the run with a RunError after the epoch, and that state is never called good.
+    ends the run with `Diverged` after the epoch, and that state is never called good.
     """
     bounds = batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single)
     parameters = [p for p in job.model.parameters() if p.requires_grad]
@@ -81,10 +82,11 @@ def train(
     autocast = _autocast(job)
     state.losses = _room_for(state.losses, len(bounds), job.device)
     clock = _Clock()
+    mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
     if checkpoints is not None and state.step == 0:
         _save(job, state, checkpoints, observers, clock, keep=True)
 
-    while state.epoch <= job.epochs and not (job.patience is not None and state.waited >= job.patience):
+    while not _is_over(job, state):
         order = _order(job, state.epoch)
         job.model.train()
         for start, end in bounds[state.batch :]:
@@ -105,7 +107,7 @@ def train(
             moment = Moment(state.step, state.epoch, state.batch, len(bounds))
             for observer in observers:
                 observer.on_step(moment, detached)
-            if stop.requested or time.monotonic() - clock.saved > MID_EPOCH_FACTOR * job.checkpoint_seconds + 1:
+            if stop.requested or time.monotonic() - clock.saved > mid_epoch:
                 _save(job, state, checkpoints, observers, clock)
                 if stop.requested:
                     return False
@@ -118,11 +120,16 @@ def train(
             finished = state.epoch - 1
             log_spaced = finished & (finished - 1) == 0
             due = time.monotonic() - clock.saved >= job.checkpoint_seconds
-            if log_spaced or due or stop.requested or finished == job.epochs:
+            if log_spaced or due or stop.requested or _is_over(job, state):
                 _save(job, state, checkpoints, observers, clock, keep=log_spaced)
-        if stop.requested and state.epoch <= job.epochs:
+        if stop.requested and not _is_over(job, state):
             return False
     return True
+
+
+def _is_over(job: Job, state: State) -> bool:
+    """Whether all epochs are done, or patience has run out."""
+    return state.epoch > job.epochs or (job.patience is not None and state.waited >= job.patience)
 
 
 def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]]) -> EpochFacts:
@@ -150,13 +157,13 @@ def _check_finite(job: Job, facts: EpochFacts, losses: Tensor) -> None:
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
     if bad:
         step = facts.step - len(losses) + bad[0] + 1
-        raise RunError(
+        raise Diverged(
             f"the training loss became {losses[bad[0]].item()} at step {step} (epoch {facts.epoch}, learning rate "
             f"{job.schedule(step - 1):.3g}). {remedy}"
         )
     named = next((n for n, p in job.model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if named is not None:
-        raise RunError(f"the weights of {named} are no longer finite after epoch {facts.epoch}. {remedy}")
+        raise Diverged(f"the weights of {named} are no longer finite after epoch {facts.epoch}. {remedy}")
 
 
 def _save(
