@@ -156,7 +156,8 @@ def scratch_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         descriptor, name = tempfile.mkstemp(dir=folder)
         try:
             # Room is claimed now: a full disk found later, while writing to mapped memory, would kill the process.
-            os.posix_fallocate(descriptor, 0, max(size, 1))
+            claim = getattr(os, "posix_fallocate", lambda file, _, length: os.truncate(file, length))
+            claim(descriptor, 0, max(size, 1))
             return np.memmap(name, dtype=dtype, mode="r+", shape=shape)
         finally:
             os.close(descriptor)
