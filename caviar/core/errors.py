@@ -25,7 +25,7 @@ class RunError(CaviarError):
     exit_code = 1
 
 
-class Diverged(RunError):
+class DivergedError(RunError):
     """The loss or the weights left the finite numbers: going on from the last good state would meet the same."""
 
 

@@ -29,6 +29,10 @@ BEST_FILE = "best.safetensors"
 KEEP_LAST = 3
 
 
+class DamagedError(InputError):
+    """A checkpoint that is cut, changed, or not one at all: an older one may do instead."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Tensors by name, and everything else as JSON values."""
@@ -71,7 +75,12 @@ def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint; an InputError says what is wrong with a damaged or foreign file."""
+    """Read and verify one checkpoint.
+
+    Raises:
+        DamagedError: says what is wrong with a damaged or foreign file.
+        InputError: it is missing, or from a newer caviar.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -79,15 +88,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such checkpoint.") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"{path}: damaged or not a checkpoint ({error}). Only safetensors files are read, never pickles."
+        raise DamagedError(
+            f"{path}: damaged or not a checkpoint ({_sentence(error)}). Only safetensors files are read, never pickles."
         ) from error
     text = metadata.get("caviar", "")
     if not text or metadata.get("digest") != content_digest(text, tensors):
-        raise InputError(f"{path}: damaged: its content does not match its digest.")
-    data = json.loads(text)
+        raise DamagedError(f"{path}: damaged: its content does not match its digest.")
+    try:
+        data = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{path}: damaged: its description is not JSON ({error}).") from error
     check_version("checkpoint", data.get("version"), CHECKPOINT, path)
     return Checkpoint(tensors, data)
+
+
+def _sentence(error: Exception) -> str:
+    """What a library says, without the full stop that would meet ours."""
+    return str(error).strip().rstrip(".")
 
 
 def content_digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -110,10 +127,13 @@ class Checkpoints:
     """The checkpoints of one run: `step-N.safetensors` and `best.safetensors` in one folder.
 
     Kept are the initial state, the last three, the newest good one, and those marked to be kept (log-spaced epochs).
+    `notes` are written into every checkpoint: what it belongs to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, notes: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self.notes = dict(notes or {})
+        self._best_step: int | None = None
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:012d}.safetensors"
@@ -126,25 +146,35 @@ class Checkpoints:
 
     def save(self, step: int, checkpoint: Checkpoint) -> None:
         """Write the state of `step`, then remove those that need not be kept."""
-        good = is_finite(checkpoint.tensors)
-        write_checkpoint(
-            self.path(step), Checkpoint(checkpoint.tensors, checkpoint.data | {"step": step, "good": good})
-        )
+        facts = {"step": step, "good": is_finite(checkpoint.tensors)}
+        write_checkpoint(self.path(step), Checkpoint(checkpoint.tensors, self.notes | checkpoint.data | facts))
         self._prune()
 
     def save_best(self, checkpoint: Checkpoint) -> None:
-        """Write the weights of the best epoch so far."""
-        write_checkpoint(self.folder / BEST_FILE, checkpoint)
+        """Write the weights of the best epoch so far, unless they are what this object wrote last."""
+        if checkpoint.data["step"] != self._best_step:
+            write_checkpoint(self.folder / BEST_FILE, Checkpoint(checkpoint.tensors, self.notes | checkpoint.data))
+            self._best_step = checkpoint.data["step"]
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """Return the newest undamaged checkpoint (None: there is none) and a sentence for each damaged one met."""
+        """Return the newest good checkpoint, and a sentence for each newer one that is damaged or not finite.
+
+        Where all are undamaged but none is good (a buffer of the model may be infinite on purpose), the newest is
+        returned. None: there is no checkpoint, or every one is damaged.
+        """
         problems: list[str] = []
+        fallback: Checkpoint | None = None
         for step in reversed(self.steps()):
             try:
-                return read_checkpoint(self.path(step)), problems
-            except InputError as error:
+                found = read_checkpoint(self.path(step))
+            except DamagedError as error:
                 problems.append(str(error))
-        return None, problems
+                continue
+            if found.data.get("good"):
+                return found, problems
+            problems.append(f"{self.path(step)}: holds values that are not finite.")
+            fallback = fallback or found
+        return fallback, problems
 
     def _prune(self) -> None:
         self._remove_leftovers()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from caviar.core.columns import Task
-from caviar.core.errors import Diverged
+from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
 from caviar.core.seeds import epoch_order
@@ -74,7 +74,7 @@ def train(
     """Train from `state` on; return True when done, False when a stop was requested (the state is saved).
 
     The model is left with its last weights; the best ones are in `state.best`. A loss or weight that is not finite
-    ends the run with `Diverged` after the epoch, and that state is never called good.
+    ends the run with `DivergedError` after the epoch, and that state is never called good.
     """
     bounds = batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single)
     parameters = [p for p in job.model.parameters() if p.requires_grad]
@@ -157,13 +157,13 @@ def _check_finite(job: Job, facts: EpochFacts, losses: Tensor) -> None:
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
     if bad:
         step = facts.step - len(losses) + bad[0] + 1
-        raise Diverged(
+        raise DivergedError(
             f"the training loss became {losses[bad[0]].item()} at step {step} (epoch {facts.epoch}, learning rate "
             f"{job.schedule(step - 1):.3g}). {remedy}"
         )
     named = next((n for n, p in job.model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     if named is not None:
-        raise Diverged(f"the weights of {named} are no longer finite after epoch {facts.epoch}. {remedy}")
+        raise DivergedError(f"the weights of {named} are no longer finite after epoch {facts.epoch}. {remedy}")
 
 
 def _save(

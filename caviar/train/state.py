@@ -78,7 +78,18 @@ def pack(
 
 
 def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> State:
-    """Put a checkpoint's weights, optimiser and generators back and return the state to go on from."""
+    """Put a checkpoint's weights, optimiser and generators back and return the state to go on from.
+
+    Raises:
+        InputError: it belongs to another model or optimiser, or lacks something.
+    """
+    try:
+        return _unpack(checkpoint, model, optimizer, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the checkpoint lacks what a resume needs ({type(error).__name__}: {error}).") from error
+
+
+def _unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> State:
     data, tensors = checkpoint.data, checkpoint.tensors
     load_weights(model, _under(tensors, "model/"), "the checkpoint")
     load_optimizer_tensors(optimizer, _under(tensors, "optimizer/"), data["optimizer"])
