@@ -36,9 +36,9 @@ class ArrayPreprocess(nn.Module):
     """Brings tensors (n, features) or (n, channels, ...) to zero mean and unit standard deviation along axis 1.
 
     With mu and s the mean and standard deviation over all axes but axis 1 of the training examples, z = (x - mu) / s;
-    features that are constant in training become 0. The output is float32 of the input's shape. Bytes need no division
-    by 255, which cancels. With numeric = "none", float64 becomes float32 and everything else passes through untouched
-    (token numbers, bytes).
+    features that are constant in training (or vary by less than 1e-38) become 0. The output is float32 of the input's
+    shape. Bytes need no division by 255, which cancels. With numeric = "none", float64 becomes float32 and everything
+    else passes through untouched (token numbers, bytes).
 
     mu is held as the float32 sum center + remainder, good to 48 bits. So x - mu loses nothing for float32 input even
     where mu is large beside s, on devices without float64 as well; float64 input is worked on in float64.
@@ -111,7 +111,8 @@ def fit_arrays(blocks: ArrayBlocks, settings: PreprocessSettings) -> ArrayPrepro
     center = moments.mean.astype(np.float32)
     module.center.copy_(torch.from_numpy(center))
     module.remainder.copy_(torch.from_numpy(moments.mean - center))
-    module.scale.copy_(torch.from_numpy(inverse_std(moments.std)))
+    scale = inverse_std(moments.std)
+    module.scale.copy_(torch.from_numpy(np.where(scale < LARGEST, scale, 0.0)))
     return module
 
 

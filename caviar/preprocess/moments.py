@@ -105,6 +105,6 @@ class Moments:
 
 def inverse_std(std: Floats) -> Floats:
     """Return 1 / std, and 0 for constant columns, which a z-score then brings to 0 instead of blowing up."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         inverse = 1.0 / std
     return np.where(np.isfinite(inverse), inverse, 0.0)

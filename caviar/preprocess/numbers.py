@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from caviar.core.columns import Column
@@ -19,6 +20,13 @@ class Vocabulary(Settings):
 
     categories: tuple[str, ...]
     has_missing: bool
+
+    @field_validator("categories")
+    @classmethod
+    def _are_distinct(cls, categories: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(categories)) != len(categories):
+            raise ValueError("a category occurs twice")
+        return categories
 
     @property
     def first(self) -> int:

@@ -24,10 +24,10 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
         InputError: the config is malformed, or the tensors are not those that it needs (name, shape, type, finite).
     """
     try:
-        state = _STATE.validate_json(json.dumps(dict(config), allow_nan=False))  # read as JSON: lists may be tuples
-    except (ValidationError, TypeError, ValueError) as error:
+        # Read as JSON: lists may be tuples. RuntimeError is torch's answer to a size beyond all memory.
+        module = _build(_STATE.validate_json(json.dumps(dict(config), allow_nan=False)))
+    except (ValidationError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(f"the stored preprocessing is malformed: {_first_message(error)}.") from error
-    module = _build(state)
     _fill(module, tensors)
     return module
 
@@ -46,7 +46,7 @@ def _first_message(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'config'}: {first['msg']}"
-    return str(error)
+    return str(error).partition("\n")[0]
 
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

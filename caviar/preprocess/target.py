@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from caviar.core.errors import InputError
@@ -42,10 +41,12 @@ class TargetScaler:
     @classmethod
     def rebuild(cls, config: dict[str, Any]) -> "TargetScaler":
         """Return the scaler that `config` came from; an InputError says what is wrong with it."""
-        try:
-            return TypeAdapter(cls).validate_python({k: v for k, v in config.items() if k != "kind"}, strict=True)
-        except (ValidationError, AttributeError) as error:
-            raise InputError(f"the stored target scaling is malformed: {error}.") from error
+        if not isinstance(config, dict) or set(config) != {"kind", "mean", "std"} or config["kind"] != "target":
+            raise InputError(f"the stored target scaling must hold kind 'target', mean and std, not {config!r}.")
+        mean, std = config["mean"], config["std"]
+        if type(mean) not in (int, float) or type(std) not in (int, float):
+            raise InputError(f"the stored target scaling's mean and std must be numbers, not {mean!r} and {std!r}.")
+        return cls(float(mean), float(std))
 
 
 def fit_target(targets: NDArray[Any] | Tensor) -> TargetScaler:
@@ -65,7 +66,7 @@ def fit_target(targets: NDArray[Any] | Tensor) -> TargetScaler:
     moments.update(values.reshape(-1, 1))
     mean, std = float(moments.mean[0]), float(moments.std[0])
     if std == 0:
-        raise InputError(f"every training target is {mean:g}: there is nothing to learn. Choose another target column.")
+        raise InputError(f"every training target is {mean:g}: there is nothing to learn. Choose another target.")
     if not moments.finite.all():
         raise InputError("the targets are so large that their variance overflows; rescale them.")
     return TargetScaler(mean, std)
