@@ -10,6 +10,7 @@ runs/NAME/recipe.toml        the resolved recipe; training it again reproduces t
           lock               held by the process that trains; an OS lock, so a kill leaves nothing stale
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -30,7 +31,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 SWEEP_AGE_SECONDS = 60.0
-Status = Literal["running", "interrupted", "failed", "finished"]
+OWN_SECONDS = 0.5
+"""How long a process waits for a run: another one that lists the runs holds the lock for a moment."""
+STATUSES = ("running", "interrupted", "failed", "finished")
 
 
 def check_name(name: str) -> str:
@@ -97,15 +100,21 @@ class RunFolder:
             value = json.loads(self.summary.read_text())
         except FileNotFoundError:
             raise InputError(f"{self.path}: not a run folder (it has no run.json).") from None
-        except (ValueError, OSError) as error:
-            raise InputError(f"{self.summary}: cannot be read ({error}).") from error
+        except (ValueError, OSError, RecursionError) as error:
+            raise InputError(f"{self.summary}: damaged, it cannot be read ({error}). {self._remedy}") from error
         check_version("run", value.get("version") if isinstance(value, dict) else None, RUN, self.summary)
+        if not _is_whole(value):
+            raise InputError(f"{self.summary}: damaged: its fields are not those of a run. {self._remedy}")
         return dict(value)
 
+    @property
+    def _remedy(self) -> str:
+        return f"Put back a copy of it, or train the recipe again: caviar train {self.recipe}"
+
     def write_summary(self, **changes: Any) -> None:
-        """Change some fields of run.json, atomically."""
+        """Change some fields of run.json, atomically; those that become None are removed."""
         value = self.read_summary() | changes | {"updated": time.time()}
-        write_json(self.summary, value)
+        write_json(self.summary, {key: item for key, item in value.items() if item is not None})
 
     def is_locked(self) -> bool:
         """Whether a living process owns this run."""
@@ -122,6 +131,13 @@ class RunFolder:
         return FileLock(self.path / "lock")
 
 
+def _is_whole(summary: dict[str, Any]) -> bool:
+    """Whether what the list of runs and a resume read from run.json has the types that it was written with."""
+    times = all(isinstance(summary.get(key), int | float) for key in ("created", "updated"))
+    groups = all(isinstance(summary.get(key, {}), dict) for key in ("last", "best", "metrics"))
+    return times and groups and summary.get("status") in STATUSES
+
+
 class OwnedRun:
     """A run folder while this process owns it; leave the `with` block to let it go."""
 
@@ -131,6 +147,10 @@ class OwnedRun:
 
     def release(self) -> None:
         self._lock.release(force=True)
+
+    def discard(self) -> None:
+        """Remove the folder: nothing of this run is worth keeping."""
+        shutil.rmtree(self.folder.path, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +167,7 @@ def create_run(
     It appears under its name in one step, complete and locked: a kill at any moment leaves a whole folder or none.
     Without a `name` the next free one after `stem` is taken.
     """
-    wanted = check_name(name) if name else None
+    wanted = check_name(name) if name is not None else None
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         _sweep(runs_dir)
@@ -158,8 +178,8 @@ def create_run(
             "Choose another folder with --runs-dir, or free some space."
         ) from error
     lock = FileLock(building / "lock")
-    lock.acquire(blocking=False)
     try:
+        lock.acquire(blocking=False)
         _fill(building, files, summary)
         path = _put_in_place(building, runs_dir, wanted, stem)
     except BaseException as error:
@@ -168,9 +188,7 @@ def create_run(
         if isinstance(error, OSError):
             raise InputError(f"{runs_dir}: a run folder cannot be written here ({error.strerror or error}).") from error
         raise
-    folder = RunFolder(path)
-    folder.write_summary(name=folder.name)
-    return OwnedRun(folder, lock)
+    return OwnedRun(RunFolder(path), lock)
 
 
 def _fill(building: Path, files: dict[str, bytes], summary: dict[str, Any]) -> None:
@@ -192,20 +210,26 @@ def _fill(building: Path, files: dict[str, bytes], summary: dict[str, Any]) -> N
 def _put_in_place(building: Path, runs_dir: Path, wanted: str | None, stem: str) -> Path:
     while True:
         path = runs_dir / (wanted or generate_name(runs_dir, stem))
+        RunFolder(building).write_summary(name=path.name)
         try:
-            if path.exists() or path.is_symlink():
+            if os.path.lexists(path):
                 raise FileExistsError
             building.rename(path)  # fails where the name has been taken meanwhile
             sync_folder(runs_dir)
             return path
         except OSError as error:
-            if wanted is None and path.exists():
-                continue
-            if path.exists() or path.is_symlink():
-                raise InputError(
-                    f"{path} exists already. Choose another --name, or go on with it: caviar train --resume {path}"
-                ) from None
-            raise error
+            if not os.path.lexists(path):
+                raise error
+            if wanted is not None:
+                raise _taken(path) from None
+
+
+def _taken(path: Path) -> InputError:
+    if (path / "run.json").is_file():
+        remedy = f"Choose another --name, or go on with it: caviar train --resume {path}"
+    else:
+        remedy = "It is not a run. Choose another --name."
+    return InputError(f"{path} exists already. {remedy}")
 
 
 def _sweep(runs_dir: Path) -> None:
@@ -236,12 +260,23 @@ def own_run(path: Path) -> OwnedRun:
     folder = open_run(path)
     lock = folder._lock()
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=OWN_SECONDS)
     except Timeout:
         raise InputError(f"{path}: another process is training this run. Wait for it, or stop it first.") from None
     except OSError as error:
         raise InputError(f"{path}: the run cannot be written to ({error.strerror or error}).") from error
+    _clear_leftovers(path)
     return OwnedRun(folder, lock)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what a killed process had begun to write beside run.json and the bundle."""
+    for left in [*path.glob(f".{RunFolder(path).summary.name}.*"), *path.glob(f".{RunFolder(path).bundle.name}.*")]:
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 @dataclass(frozen=True)
@@ -282,10 +317,9 @@ def check_can_create(runs_dir: Path, name: str | None) -> None:
     """Refuse early, before long work, a run folder that `create_run` would refuse: a bad or taken name, no writing."""
     if name is not None:
         path = runs_dir / check_name(name)
-        if path.exists() or path.is_symlink():
-            raise InputError(
-                f"{path} exists already. Choose another --name, or go on with it: caviar train --resume {path}"
-            )
-    existing = next(parent for parent in (runs_dir.absolute(), *runs_dir.absolute().parents) if parent.exists())
+        if os.path.lexists(path):
+            raise _taken(path)
+    above = (runs_dir.absolute(), *runs_dir.absolute().parents)
+    existing = next(parent for parent in above if os.path.exists(parent))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"{runs_dir}: a run folder cannot be created here ({existing} is not a writable folder).")

@@ -52,11 +52,13 @@ class Store:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if read_only or found:
             check_version("record store", found, STORE, self.path)
-        if not read_only:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.executescript(SCHEMA)
-            self._connection.execute(f"PRAGMA user_version = {STORE}")
+        if read_only:
+            return
+        if found and (said := self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(said)
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.executescript(f"BEGIN;{SCHEMA}PRAGMA user_version = {STORE};COMMIT;")
 
     def write(self, records: Iterable[Record]) -> None:
         """Add records in one transaction; a record with the key of an older one replaces it."""
@@ -109,7 +111,7 @@ class Store:
             rows = self._connection.execute(
                 f"SELECT {columns} FROM records{where} ORDER BY {order}", tuple(given.values())
             )
-            return [Record(*row[:6], math.nan if row[6] is None else row[6]) for row in rows]
+            return [Record._make((*row[:6], math.nan if row[6] is None else row[6])) for row in rows]
 
     def add_event(self, step: int, kind: str, **detail: Any) -> None:
         """Note that something happened (started, resumed, interrupted, finished, ...).
@@ -155,7 +157,10 @@ def _readable(path: Path) -> Iterator[None]:
             "and that the disk has room."
         ) from error
     except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: not a record store, or a damaged one ({error}).") from error
+        raise InputError(
+            f"{path}: not a record store, or a damaged one ({error}). The run's weights do not depend on it: move it "
+            "away, and a resume begins a new one."
+        ) from error
 
 
 def _open_for_reading(path: Path) -> sqlite3.Connection:
