@@ -20,7 +20,7 @@ class MLPSettings(Settings):
     """units of each hidden layer; auto: from the number of training rows and inputs"""
     activation: Activation = "relu"
     """relu, leaky_relu, elu, gelu, silu, tanh or sigmoid"""
-    norm: Literal["none", "batch", "layer"] = "none"
+    norm: Literal["none", "batch", "layer"] = "batch"
     """none, batch or layer normalisation before each activation"""
     dropout: Auto | Rate = "auto"
     """share of hidden units dropped while training (0 to below 1); auto: from the number of training rows"""

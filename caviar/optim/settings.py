@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from caviar.core.settings import Settings
+from caviar.core.settings import Auto, Settings
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -16,8 +16,8 @@ class SGDSettings(Settings):
 
     name: Literal["sgd"] = "sgd"
     """the update rule's name"""
-    learning_rate: Positive = 0.05
-    """step size, usually 0.001 to 0.5"""
+    learning_rate: Auto | Positive = "auto"
+    """step size, usually 0.001 to 0.5; auto: 0.05 for caviar's networks, 0.01 for a module of your own"""
     momentum: Momentum = 0.9
     """share of the last step carried on (0 to below 1)"""
     nesterov: bool = False
@@ -31,8 +31,8 @@ class AdamSettings(Settings):
 
     name: Literal["adam"] = "adam"
     """the update rule's name"""
-    learning_rate: Positive = 1e-3
-    """step size, usually 0.0001 to 0.01"""
+    learning_rate: Auto | Positive = "auto"
+    """step size, usually 0.0001 to 0.01; auto: 0.003 for caviar's networks, 0.001 for a module of your own"""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """decay of the running mean of gradients and of their squares"""
     eps: Positive = 1e-8
@@ -46,8 +46,8 @@ class AdamWSettings(Settings):
 
     name: Literal["adamw"] = "adamw"
     """the update rule's name"""
-    learning_rate: Positive = 1e-3
-    """step size, usually 0.0001 to 0.01"""
+    learning_rate: Auto | Positive = "auto"
+    """step size, usually 0.0001 to 0.01; auto: 0.003 for caviar's networks, 0.001 for a module of your own"""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """decay of the running mean of gradients and of their squares"""
     eps: Positive = 1e-8

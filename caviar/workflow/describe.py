@@ -16,6 +16,13 @@ def complete_recipe(sparse: Sparse, progress: Progress | None = None, **memory: 
     resolve_device(recipe.device.name)
     raw = open_source(recipe.data, recipe.split, memory.get("memory"), progress)
     splits = make_splits(
-        recipe.split, raw.targets, raw.task, raw.parts, recipe.seed, split_column=raw.split_column, groups=raw.groups
+        recipe.split,
+        raw.targets,
+        raw.task,
+        raw.parts,
+        recipe.seed,
+        split_column=raw.split_column,
+        groups=raw.groups,
+        class_names=raw.classes,
     )
     return resolve(recipe, raw, splits)

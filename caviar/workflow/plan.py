@@ -71,7 +71,14 @@ def make_plan(
         torch.set_num_threads(recipe.device.threads)
     raw = open_source(recipe.data, recipe.split, memory, progress)
     splits = make_splits(
-        recipe.split, raw.targets, raw.task, raw.parts, recipe.seed, split_column=raw.split_column, groups=raw.groups
+        recipe.split,
+        raw.targets,
+        raw.task,
+        raw.parts,
+        recipe.seed,
+        split_column=raw.split_column,
+        groups=raw.groups,
+        class_names=raw.classes,
     )
     resolve_loss(recipe.loss, raw.task)
     resolved = resolve(recipe, raw, splits)

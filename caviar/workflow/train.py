@@ -263,6 +263,8 @@ def build_job(plan: Plan) -> Job:
     assert isinstance(epochs, int)
     assert isinstance(batch_size, int)
     assert training.metric != "auto"
+    learning_rate = recipe.optimizer.learning_rate
+    assert isinstance(learning_rate, float)
     merge_single = has_batch_norm(plan.model)
     examples = plan.prepared.examples
     steps = epochs * len(batch_bounds(len(examples["train"]), batch_size, merge_single=merge_single))
@@ -271,7 +273,7 @@ def build_job(plan: Plan) -> Job:
         loss=build_loss(recipe.loss, plan.raw.task),
         loss_per_example=build_loss(recipe.loss, plan.raw.task, "none"),
         optimizer=build_optimizer(recipe.optimizer, plan.model),
-        schedule=build_schedule(recipe.schedule, recipe.optimizer.learning_rate, steps),
+        schedule=build_schedule(recipe.schedule, learning_rate, steps),
         train=examples["train"],
         dev=examples["dev"],
         prepare=plan.prepared.prepare,
