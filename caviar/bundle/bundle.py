@@ -21,11 +21,11 @@ from caviar.bundle.manifest import (
 )
 from caviar.core.errors import InputError
 from caviar.core.files import atomic_folder, digest_file, write_atomic, write_json
-from caviar.nn.build import build_model
+from caviar.nn.build import build_model, lay_out_model
 from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.preprocess import TargetScaler, rebuild
 from caviar.train.checkpoints import separate
-from caviar.train.state import load_weights
+from caviar.train.state import check_weights, load_weights
 
 if TYPE_CHECKING:
     from caviar.bundle.predict import Predictions
@@ -88,7 +88,7 @@ def load_bundle(folder: str | Path, model: nn.Module | None = None) -> Bundle:
     preprocess = rebuild(manifest.preprocess, _read_tensors(path / PREPROCESS_FILE, files))
     scaler = TargetScaler.rebuild(manifest.scaler) if manifest.scaler else None
     weights = _read_tensors(path / NETWORK_FILE, files)
-    network = model if model is not None else _build_network(manifest, preprocess, path)
+    network = model if model is not None else _build_network(manifest, preprocess, weights, path)
     load_weights(network, weights, str(path / NETWORK_FILE))
     network.eval()
     return Bundle(manifest, preprocess, network, scaler)
@@ -104,7 +104,8 @@ def _bundle_path(path: Path) -> Path:
     return path
 
 
-def _build_network(manifest: Manifest, preprocess: nn.Module, path: Path) -> nn.Module:
+def _build_network(manifest: Manifest, preprocess: nn.Module, weights: dict[str, Tensor], path: Path) -> nn.Module:
+    """Build the network that the manifest describes, once it is known that the weights are its own."""
     name = str(manifest.model.get("name"))
     if name not in ("mlp", "convnet"):
         what = manifest.model.get("class_name", name)
@@ -118,7 +119,11 @@ def _build_network(manifest: Manifest, preprocess: nn.Module, path: Path) -> nn.
         raise InputError(
             f"{path / MANIFEST_FILE}: its model section is not valid: {error.errors()[0]['msg']}."
         ) from error
+    if isinstance(settings, MLPSettings) and "auto" in (settings.widths, settings.dropout):
+        raise InputError(f"{path / MANIFEST_FILE}: its model section still says auto.")
     cardinalities = tuple(getattr(preprocess, "cardinalities", ()))
+    layout = lay_out_model(settings, manifest.input_shape, manifest.outputs, cardinalities)
+    check_weights(layout, weights, str(path / NETWORK_FILE))
     return build_model(settings, manifest.input_shape, manifest.outputs, torch.Generator(), cardinalities)
 
 

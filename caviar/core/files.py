@@ -39,9 +39,14 @@ def write_atomic(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def json_text(value: Any) -> str:
+    """Return `value` as the indented strict JSON that files hold; NaN and infinity must already be words."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented strict JSON, atomically; NaN and infinity must already be words."""
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """Write `json_text(value)`, atomically."""
+    write_atomic(path, json_text(value).encode())
 
 
 @contextlib.contextmanager

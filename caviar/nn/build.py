@@ -26,19 +26,29 @@ def build_model(
     cardinalities: slots of the categorical columns, which are the last ones and hold slot numbers.
     Raises InputError when the network cannot take such examples, ValueError when an "auto" is left in the settings.
     """
+    model = lay_out_model(settings, input_shape, outputs, cardinalities)
+    model.to_empty(device="cpu")
+    activation = settings.activation if isinstance(settings, MLPSettings) else "relu"
+    initialise(model, model.output, activation, generator)
+    return model
+
+
+def lay_out_model(
+    settings: MLPSettings | ConvNetSettings,
+    input_shape: tuple[int, ...],
+    outputs: int,
+    cardinalities: tuple[int, ...] = (),
+) -> MLP | ConvNet:
+    """Return the network of `build_model` on the meta device: names and shapes, but no memory and no weights yet."""
     if outputs < 1 or not input_shape or min(input_shape) < 1:
         raise InputError(
             f"a network from examples of shape {input_shape} to {outputs} outputs has nothing to learn from. "
             "Give at least one input column and one output."
         )
-    with torch.device("meta"):  # lays the network out without drawing weights that would be thrown away
+    with torch.device("meta"):
         if isinstance(settings, MLPSettings):
-            model, activation = _build_mlp(settings, input_shape, outputs, cardinalities), settings.activation
-        else:
-            model, activation = _build_convnet(settings, input_shape, outputs, cardinalities), "relu"
-    model.to_empty(device="cpu")
-    initialise(model, model.output, activation, generator)
-    return model
+            return _build_mlp(settings, input_shape, outputs, cardinalities)
+        return _build_convnet(settings, input_shape, outputs, cardinalities)
 
 
 def _build_mlp(

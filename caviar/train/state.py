@@ -104,13 +104,26 @@ def _unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
     """Copy weights and buffers into the model in place; names or shapes that differ are an InputError."""
+    check_weights(model, weights, where)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:
+    """Raise an InputError when names or shapes of weights and buffers are not the model's."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if wanted != given:
-        names = sorted(set(wanted.items()) ^ set(given.items()))[:4]
-        listed = ", ".join(f"{name} {shape}" for name, shape in names)
-        raise InputError(f"the weights in {where} do not fit this {type(model).__name__}: they differ in {listed}.")
-    model.load_state_dict(weights)
+    if wanted == given:
+        return
+    differing = [
+        f"{name} ({given.get(name, 'absent')} there, {wanted.get(name, 'absent')} in the module)"
+        for name in sorted(wanted.keys() | given.keys())
+        if wanted.get(name) != given.get(name)
+    ]
+    more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+    raise InputError(
+        f"the weights in {where} do not fit this {type(model).__name__}: they differ in "
+        f"{', '.join(differing[:4])}{more}."
+    )
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
