@@ -11,7 +11,8 @@ from caviar.cli.output import JsonFlag, Output, QuietFlag
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle: runs/NAME/bundle.")],
     data: Annotated[
-        str, typer.Argument(help="A table with the target column, or a folder with a folder for each class.")
+        str,
+        typer.Argument(help="A table with the target column, a folder with a folder for each class, or arrays (.npz)."),
     ],
     target: Annotated[
         str | None, typer.Option(help="Another name of the target column; the targets' file (.npy).")
@@ -25,13 +26,7 @@ def evaluate(
 
     output = Output(as_json, quiet)
     report = load_bundle(bundle).evaluate(data, target)
-    notes(output, report["notices"])
+    unseen, notices = report.pop("unseen"), report.pop("notices")
+    output.note(notices)
     output.say(*report_tables(report))
-    output.give("evaluate", bundle=str(bundle), data=data, metrics=report)
-
-
-def notes(output: Output, notices: list[str] | tuple[str, ...]) -> None:
-    """Print notices on stderr."""
-    console = output.console()
-    for notice in notices:
-        console.print(f"note: {notice}", markup=False, highlight=False)
+    output.give("evaluate", bundle=str(bundle), data=data, metrics=report, unseen=unseen, notices=notices)

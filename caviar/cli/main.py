@@ -6,6 +6,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 
 from caviar import __version__
 from caviar.cli.evaluate import evaluate
+from caviar.cli.output import give_error
 from caviar.cli.predict import predict
 from caviar.cli.recipe import recipe
 from caviar.cli.runs import runs
@@ -27,8 +29,14 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, recipe, evaluate, predict, runs):
-    app.command()(command)
+for command, summary in (
+    (train, "Train on a table, pictures, arrays or a recipe."),
+    (recipe, "Print the complete recipe that caviar would use."),
+    (evaluate, "Compare a trained model with known targets."),
+    (predict, "Predict new rows or pictures."),
+    (runs, "List the runs."),
+):
+    app.command(short_help=summary)(command)
 
 
 def _version(wanted: bool) -> None:
@@ -46,25 +54,25 @@ def caviar(
     """Train neural networks well: from a table, a folder of pictures or arrays to a reusable model."""
 
 
-def main() -> None:
-    """Run the command line and exit."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line (`arguments`, or else those of the process) and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminate)
-    code = _run()
+    code = _run(given)
     sys.stdout.flush()
     sys.exit(code)
 
 
-def _run() -> int:
+def _run(arguments: list[str]) -> int:
     try:
-        result = app(standalone_mode=False)
+        result = app(arguments, prog_name="caviar", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except CaviarError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(arguments, f"error: {error}", str(error), error.exit_code)
     except typer.Abort as error:  # how typer passes a KeyboardInterrupt on
-        return _interrupted(error.__cause__ or error.__context__)
+        return _interrupted(arguments, error.__cause__ or error.__context__)
     except KeyboardInterrupt as error:
-        return _interrupted(error)
+        return _interrupted(arguments, error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail again
         return 1
@@ -73,12 +81,19 @@ def _run() -> int:
         if show is None:
             raise
         show()
+        give_error(arguments, str(getattr(error, "message", error)), 2)
         return 2
 
 
-def _interrupted(error: BaseException | None) -> int:
-    print(str(error) if isinstance(error, Interrupted) else "stopped", file=sys.stderr)
-    return Interrupted.exit_code
+def _interrupted(arguments: list[str], error: BaseException | None) -> int:
+    message = str(error) if isinstance(error, Interrupted) else "stopped"
+    return _failed(arguments, message, message, Interrupted.exit_code)
+
+
+def _failed(arguments: list[str], line: str, message: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    give_error(arguments, message, code)
+    return code
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:

@@ -1,6 +1,7 @@
 """How every command speaks: with --json one object on stdout and all else on stderr; with --quiet only errors."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and the JSON, with --json).")]
+ProductQuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result and errors.")]
+
+PLAIN_WIDTH = 120
+"""Columns of tables where stdout is a file or a pipe."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,16 @@ class Output:
 
     def console(self) -> "Console":
         """Return the console for progress and notes: always stderr."""
-        from rich.console import Console
+        from caviar.workflow.show import notes_console
 
-        return Console(stderr=True, quiet=self.quiet)
+        return notes_console(quiet=self.quiet)
+
+    def note(self, notices: Iterable[str]) -> None:
+        """Print notices on stderr."""
+        from caviar.workflow.show import print_notes
+
+        if not self.quiet:
+            print_notes(self.console(), notices)
 
     def say(self, *things: Any) -> None:
         """Print text or tables for a person: on stdout, or on stderr beside --json."""
@@ -35,12 +47,25 @@ class Output:
             return
         from rich.console import Console
 
-        console = Console(stderr=self.as_json, highlight=False, soft_wrap=True)
+        # Names from data are printed as they are: no markup, no emoji, no colouring of numbers.
+        console = Console(stderr=self.as_json, highlight=False, markup=False, emoji=False)
+        if not console.is_terminal:
+            console.width = max(console.width, PLAIN_WIDTH)
         for thing in things:
-            console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+            console.print(thing, soft_wrap=isinstance(thing, str))
 
     def give(self, kind: str, **fields: Any) -> None:
         """Print the one JSON object of a command, when it was asked for."""
         if self.as_json:
-            value = {"format": f"caviar {kind}", "version": JSON_OUTPUT, **fields}
-            print(json.dumps(jsonable(value), indent=2, allow_nan=False))
+            _print_json(kind, fields)
+
+
+def give_error(arguments: Sequence[str], message: str, exit_code: int) -> None:
+    """Print the JSON object of a command that failed, when its arguments ask for JSON."""
+    if "--json" in arguments:
+        _print_json("error", {"exit_code": exit_code, "error": message})
+
+
+def _print_json(kind: str, fields: dict[str, Any]) -> None:
+    value = {"format": f"caviar {kind}", "version": JSON_OUTPUT, **fields}
+    print(json.dumps(jsonable(value), indent=2, allow_nan=False))

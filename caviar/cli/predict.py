@@ -5,36 +5,34 @@ from typing import Annotated
 
 import typer
 
-from caviar.cli.output import JsonFlag, Output, QuietFlag
+from caviar.cli.output import JsonFlag, Output, ProductQuietFlag
 
 
 def predict(
     bundle: Annotated[Path, typer.Argument(help="The bundle: runs/NAME/bundle.")],
-    data: Annotated[str, typer.Argument(help="New rows: a table, a picture or folder of pictures, or a .npy file.")],
+    data: Annotated[
+        str, typer.Argument(help="New rows: a table, a picture or folder of pictures, or arrays (.npy, .npz).")
+    ],
     destination: Annotated[
         Path | None, typer.Option("--output", "-o", help="The CSV file to write; without it CSV goes to stdout.")
     ] = None,
     as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    quiet: ProductQuietFlag = False,
 ) -> None:
     """Predict each row of DATA with BUNDLE and write row_id, prediction, and a probability for each class as CSV."""
     from caviar.bundle import load_bundle
-    from caviar.cli.evaluate import notes
-    from caviar.core.errors import InputError
-    from caviar.core.files import write_atomic
 
     output = Output(as_json, quiet)
-    predictions = load_bundle(bundle).predict(data)
-    notes(output, predictions.notices)
-    text = predictions.to_frame().write_csv()
     if destination is not None:
-        try:
-            write_atomic(destination, text.encode())
-        except OSError as error:
-            raise InputError(f"{destination}: cannot be written ({error.strerror or error}).") from error
+        _check_destination(destination)
+    predictions = load_bundle(bundle).predict(data)
+    output.note(predictions.notices)
+    frame = predictions.to_frame()
+    if destination is not None:
+        _write(destination, frame.write_csv())
         output.say(f"{len(predictions):,} predictions are in {destination}.")
     elif not as_json:
-        print(text, end="")
+        print(frame.write_csv(), end="")
     output.give(
         "predict",
         bundle=str(bundle),
@@ -43,5 +41,25 @@ def predict(
         output=str(destination) if destination else None,
         unseen=predictions.unseen,
         notices=predictions.notices,
-        **({} if destination else {"predictions": predictions.to_frame().to_dicts()}),
+        **({} if destination else {"predictions": frame.to_dicts() if as_json else []}),
     )
+
+
+def _check_destination(path: Path) -> None:
+    """Refuse, before long work, a file that cannot be written."""
+    from caviar.core.errors import InputError
+
+    if path.is_dir():
+        raise InputError(f"{path}: a folder. Name the CSV file to write: --output {path / 'predictions.csv'}.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or name another file.")
+
+
+def _write(path: Path, text: str) -> None:
+    from caviar.core.errors import InputError
+    from caviar.core.files import write_atomic
+
+    try:
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}). Name another file.") from error

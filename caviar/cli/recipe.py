@@ -1,6 +1,6 @@
 """caviar recipe: print the complete recipe that caviar would use."""
 
-from caviar.cli.output import JsonFlag, Output, QuietFlag
+from caviar.cli.output import JsonFlag, Output, ProductQuietFlag
 from caviar.cli.train import (
     DeviceOption,
     DevOption,
@@ -23,7 +23,7 @@ def recipe(
     test: TestOption = None,
     device: DeviceOption = None,
     as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
+    quiet: ProductQuietFlag = False,
 ) -> None:
     """Print the complete, commented recipe for SOURCE as TOML: what `caviar train` would do with it."""
     from caviar.core.errors import InputError
@@ -41,6 +41,6 @@ def recipe(
     with reading_progress(output.console()) as progress:
         found = complete_recipe(merge(sparse, changes), progress)
     if as_json:
-        output.give("recipe", recipe=found.model_dump())
+        output.give("recipe", recipe=found.model_dump(), toml=dump(found))
     else:
         print(dump(found), end="")

@@ -11,6 +11,8 @@ from caviar.cli.output import JsonFlag, Output, QuietFlag
 if TYPE_CHECKING:
     from caviar.core.runs import RunLine
 
+LONGEST_SOURCE = 32
+
 
 def runs(
     runs_dir: Annotated[Path, typer.Option(help="The folder that holds the runs.")] = Path("runs"),
@@ -23,39 +25,43 @@ def runs(
     output = Output(as_json, quiet)
     lines = list_runs(runs_dir)
     if lines:
-        output.say(_table(lines))
+        output.say(*_table([_cells(line) for line in lines]))
     else:
         output.say(f"There are no runs in {runs_dir}/. Start one: caviar train sample:digits")
     output.give(
         "runs",
         runs_dir=str(runs_dir),
-        runs=[{**line.summary, "name": line.name, "path": str(line.path), "status": line.status} for line in lines],
+        runs=[_described(line) for line in lines],
     )
 
 
-def _table(lines: list["RunLine"]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("run", "status", "epoch", "dev", "test", "source", "started"):
-        table.add_column(heading, overflow="fold")
-    for line in lines:
-        s = line.summary
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"])) if "created" in s else ""
-        epoch = f"{s.get('epoch', '?')}/{s.get('epochs', '?')}" if s else ""
-        source = Path(str(s.get("source", ""))).name or line.problem
-        table.add_row(line.name, line.status, epoch, _dev(s), _test(s), source, started)
-    return table
+def _described(line: "RunLine") -> dict[str, Any]:
+    summary = {key: value for key, value in line.summary.items() if key not in ("format", "version")}
+    problem = {"error": line.problem} if line.problem else {}
+    return {**summary, **problem, "name": line.name, "path": str(line.path), "status": line.status}
 
 
-def _dev(summary: dict[str, Any]) -> str:
-    best = summary.get("best") or {}
-    name = next((key for key in best if key.startswith("dev_") and key != "dev_loss"), None)
-    return f"{name.removeprefix('dev_')} {best[name]:.4f}" if name and isinstance(best[name], float) else ""
+def _cells(line: "RunLine") -> list[str]:
+    s = line.summary
+    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"])) if "created" in s else ""
+    epoch = f"{s.get('epoch', '?')}/{s.get('epochs', '?')}" if s else ""
+    metric = (s.get("metrics") or {}).get("metric") or _dev_metric(s.get("best") or {})
+    dev = _number((s.get("best") or {}).get(f"dev_{metric}"))
+    test = _number(((s.get("metrics") or {}).get(metric) or {}).get("value"))
+    source = Path(str(s.get("source", ""))).name[:LONGEST_SOURCE]
+    return [line.name, line.status, epoch, metric, dev, test, started, line.problem or source]
 
 
-def _test(summary: dict[str, Any]) -> str:
-    metrics = summary.get("metrics") or {}
-    name = metrics.get("metric")
-    value = metrics.get(name, {}).get("value") if name else None
-    return f"{name} {value:.4f}" if isinstance(value, float) else ""
+def _dev_metric(best: dict[str, Any]) -> str:
+    return next((k.removeprefix("dev_") for k in best if k.startswith("dev_") and k != "dev_loss"), "")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value or "")
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Lay rows out under headings. Plain text: a line too long for the terminal wraps, and nothing is cut."""
+    table = [["run", "status", "epoch", "metric", "dev", "test", "started", "source"], *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

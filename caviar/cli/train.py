@@ -1,5 +1,6 @@
 """caviar train: from data or a recipe to a finished run."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,9 @@ SourceArgument = Annotated[
         help="A table (CSV, TSV, Parquet), folder of pictures, arrays (.npy, .npz), sample:digits, or recipe (.toml)."
     ),
 ]
-TargetOption = Annotated[str | None, typer.Option(help="The column to predict (tables); the targets' file (.npy).")]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", help="The column to predict (tables); the targets' file (.npy).")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -23,8 +26,8 @@ SetOption = Annotated[
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training examples.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random; the same seed gives the same result.")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-DevOption = Annotated[str | None, typer.Option("--dev", help="A file of development rows of its own.")]
-TestOption = Annotated[str | None, typer.Option("--test", help="A file of test rows of its own.")]
+DevOption = Annotated[str | None, typer.Option("--dev", help="A file or folder of development examples of its own.")]
+TestOption = Annotated[str | None, typer.Option("--test", help="A file or folder of test examples of its own.")]
 
 
 def train(
@@ -71,15 +74,13 @@ def _show(output: Output, run: Any) -> None:
     from caviar.workflow.show import report_tables
 
     summary, path = run.summary, run.path
-    output.say(*report_tables(summary["metrics"]))
-    new_data = {"table": "new.csv", "pictures": "new_pictures/", "arrays": "new.npy"}[run.recipe.data.kind]
+    metrics, recipe = summary["metrics"], run.recipe
     output.say(
-        f"Best epoch {summary['metrics']['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
+        *report_tables(metrics),
+        f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
         "(recipe.toml, records.sqlite, checkpoints/, bundle/, train.log).",
         "Next:",
-        f"  caviar predict {path / 'bundle'} {new_data} --output predictions.csv",
-        f"  caviar train {path / 'recipe.toml'} --set optimizer.learning_rate=3e-4",
-        "  caviar runs" if path.parent == Path("runs") else f"  caviar runs --runs-dir {path.parent}",
+        *(f"  {line}" for line in _next_commands(path, recipe)),
     )
     output.give(
         "train",
@@ -90,5 +91,18 @@ def _show(output: Output, run: Any) -> None:
         recipe=str(path / "recipe.toml"),
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
-        metrics=summary["metrics"],
+        metrics=metrics,
     )
+
+
+def _next_commands(path: Path, recipe: Any) -> list[str]:
+    new_data = {"table": "new.csv", "pictures": "new_pictures/", "arrays": "new.npy"}[recipe.data.kind]
+    if recipe.data.source.startswith("sample:"):
+        new_data = recipe.data.source
+    rate = recipe.optimizer.learning_rate / 3
+    runs_dir = "" if path.parent == Path("runs") else f" --runs-dir {shlex.quote(str(path.parent))}"
+    return [
+        f"caviar predict {shlex.quote(str(path / 'bundle'))} {new_data} --output predictions.csv",
+        f"caviar train {shlex.quote(str(path / 'recipe.toml'))}{runs_dir} --set optimizer.learning_rate={rate:.1g}",
+        f"caviar runs{runs_dir}",
+    ]

@@ -91,6 +91,19 @@ def read_inputs(rows: Any, memory_budget: int = 1024 * MEBIBYTE) -> Tensor:
     return tensor
 
 
+def read_examples(data: Any, targets: Any = None, memory_budget: int = 1024 * MEBIBYTE) -> tuple[Tensor, NDArray[Any]]:
+    """Return checked inputs and their targets, for evaluation: forms as in `open_arrays`.
+
+    Of an .npz file with parts of its own (x_test, y_test) it is the test part, or the only one there is.
+    """
+    parts = _open(data, targets, "", memory_budget, None)
+    pair = parts.get("test") or parts["train"]
+    inputs, labels = as_inputs(pair.inputs, pair.inputs_name, memory_budget), as_targets(pair.targets, pair.targets_name)
+    _check_lengths(inputs, labels, pair)
+    check_values(inputs, pair.inputs_name)
+    return inputs, labels
+
+
 def _parts(
     inputs: Any, targets: Any, others: dict[SplitName, Any], budget: int, progress: Progress | None
 ) -> dict[SplitName, Pair]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from caviar.core.store import Store
 FLUSH_SECONDS = 1.0
 REFRESH_SECONDS = 0.2
 PLAIN_SECONDS = 10.0
+WIDE = 100
 
 
 class RunLog:
@@ -85,28 +86,49 @@ class _Rate(ProgressColumn):
     """Training examples a second."""
 
     def render(self, task: Any) -> Text:
-        return Text(f"{task.speed:,.0f} examples/s" if task.speed else "", style="cyan")
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left at this rate, as minutes:seconds."""
+
+    def render(self, task: Any) -> Text:
+        seconds = task.time_remaining
+        return Text("" if seconds is None else f"{duration(seconds)} left")
+
+
+def duration(seconds: float) -> str:
+    """Write a span of time: 0:07, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class ProgressBar:
-    """One line: epoch, bar, rate, time left, training and validation loss; plain lines where no terminal is."""
+    """One line: epoch, bar, examples a second, time left, training and validation loss; plain lines without a terminal.
+
+    On a terminal of 100 columns or more the metric stands there as well. The line fits into 80.
+    """
 
     def __init__(self, epochs: int, rows: int, batch_size: int, first_step: int, console: Console) -> None:
-        self._epochs, self._batch_size, self._console = epochs, batch_size, console
-        self._steps_an_epoch = max(1, -(-rows // batch_size))
+        self._epochs, self._console = epochs, console
+        self._wide = console.width >= WIDE
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=24 if self._wide else 6),
             _Rate(),
-            TimeRemainingColumn(compact=True),
+            _TimeLeft(),
             TextColumn("{task.fields[losses]}"),
             console=console,
             auto_refresh=False,
             transient=True,
         )
+        steps_an_epoch = max(1, -(-rows // batch_size))
+        done, batches = divmod(first_step, steps_an_epoch)
+        completed = done * rows + batches * batch_size
+        epoch = min(done + 1, epochs)
         self._task = self._bar.add_task(
-            "", total=epochs * rows, completed=first_step * batch_size, epoch=1, epochs=epochs, losses=""
+            "", total=epochs * rows, completed=completed, epoch=epoch, epochs=epochs, losses=""
         )
         self._rows = rows
         self._train, self._dev, self._other = "", "", ""
@@ -114,25 +136,26 @@ class ProgressBar:
         self._said = time.monotonic()
 
     def __enter__(self) -> "ProgressBar":
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:
+            self._bar.stop()
 
     def on_step(self, moment: Moment, loss: Tensor) -> None:
         now = time.monotonic()
         if now - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
-        self._train = f"train {loss.item():.4f}"
+        self._train = f"train {loss.item():.4g}"
         self._show(moment.epoch, (moment.epoch - 1 + moment.batch / moment.num_batches) * self._rows)
 
     def on_epoch(self, facts: EpochFacts) -> None:
-        self._train = f"train {facts.values[('train', 'loss')]:.4f}"
+        self._train = f"train {facts.values[('train', 'loss')]:.4g}"
         name, value = next((n, v) for (split, n), v in facts.values.items() if split == "dev" and n != "loss")
-        self._dev = f"validation {facts.values[('dev', 'loss')]:.4f}"
+        self._dev = f"validation {facts.values[('dev', 'loss')]:.4g}"
         self._other = f"{name} {value:.4f}"
         now = time.monotonic()
         if now - self._shown > REFRESH_SECONDS or facts.epoch == self._epochs:
@@ -140,15 +163,16 @@ class ProgressBar:
             self._show(facts.epoch, facts.epoch * self._rows)
         if not self._console.is_terminal and now - self._said > PLAIN_SECONDS:
             self._said = now
-            self._console.print(f"epoch {facts.epoch}/{self._epochs}  {self._losses()}", highlight=False)
+            self._console.print(f"epoch {facts.epoch}/{self._epochs}  {self._losses(wide=True)}", soft_wrap=True)
 
     def on_save(self, step: int) -> None:
         """Nothing to do."""
 
     def _show(self, epoch: int, completed: float) -> None:
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=completed, epoch=epoch, losses=self._losses())
+            self._bar.update(self._task, completed=completed, epoch=epoch, losses=self._losses(wide=self._wide))
             self._bar.refresh()
 
-    def _losses(self) -> str:
-        return "  ".join(part for part in (self._train, self._dev, self._other) if part)
+    def _losses(self, *, wide: bool) -> str:
+        parts = (self._train, self._dev, self._other if wide else "")
+        return " ".join(["loss:", *(part for part in parts if part)]) if self._train else ""

@@ -1,6 +1,8 @@
 """From what a user asked for to a plan: a complete recipe, examples and a model, checked before anything is written."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from caviar.data.raw import RawData
 from caviar.data.row_keys import row_keys
 from caviar.data.splits import count_overlaps, make_splits
 from caviar.nn import (
+    LayerSummary,
     build_model,
     check_outputs,
     has_batch_norm,
     has_convolutions,
     load_callable,
     resolve_loss,
+    summarise,
     use_channels_last,
 )
 from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLPSettings
@@ -36,7 +40,11 @@ OVERLAP_ROWS = 5_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is known before the run's folder exists. `notices` are sentences for the user."""
+    """All that is known before the run's folder exists.
+
+    layers: of the network, for a person to read; () where a foreign module cannot be listed. notices: sentences for
+    the user.
+    """
 
     recipe: Recipe
     raw: RawData
@@ -44,7 +52,20 @@ class Plan:
     prepared: Prepared
     model: nn.Module
     device: torch.device
+    layers: tuple[LayerSummary, ...]
     notices: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def torch_as_before() -> Iterator[None]:
+    """Put torch's number of threads and its CPU generator back as they were before the block."""
+    threads = torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def make_plan(
@@ -115,7 +136,14 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
     if raw.kind == "pictures" or model is given:
         use_channels_last(model, example)
     notices = (*raw.notices, *_overlap_notices(raw, splits))
-    return Plan(recipe, raw, splits, prepared, model, device, notices)
+    return Plan(recipe, raw, splits, prepared, model, device, _layers(model, prepared, example), notices)
+
+
+def _layers(model: nn.Module, prepared: Prepared, example: torch.Tensor) -> tuple[LayerSummary, ...]:
+    try:
+        return tuple(summarise(model, prepared.input_shape, example.dtype))
+    except InputError:  # a module of the user's own may refuse the zeros that summarise gives it
+        return ()
 
 
 def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
@@ -129,7 +157,13 @@ def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
             f"this run trained a module of your own, {recipe.model.class_name}, which cannot be rebuilt from data. "
             "Give it again: caviar.train(data, model=module, resume=path)."
         )
-    return copy.deepcopy(given)
+    try:
+        return copy.deepcopy(given)
+    except Exception as error:
+        raise InputError(
+            f"model={type(given).__name__}: it cannot be copied ({type(error).__name__}: {error}), and caviar trains a "
+            "copy so that yours stays as it is. Keep only parameters, buffers and plain values in it."
+        ) from error
 
 
 def _example(prepared: Prepared, device: torch.device) -> torch.Tensor:

@@ -1,16 +1,34 @@
-"""What a person sees in the terminal: reading progress, the model, the report, the next commands."""
+"""What a person sees in the terminal: reading progress, the network, what was decided, the report."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from caviar.workflow.plan import Plan
 
 SHOW_AFTER_SECONDS = 1.0
+REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
+MAX_LAYERS = 30
+
+
+def notes_console(*, quiet: bool) -> Console:
+    """Return the console for progress and notes: stderr. Text is printed as it is, without markup."""
+    return Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False)
+
+
+def print_notes(console: Console, notices: Iterable[str]) -> None:
+    """Print notices, each on a line of its own that the terminal may wrap."""
+    for notice in notices:
+        console.print(Text.assemble(("note: ", "yellow"), notice), soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -21,53 +39,94 @@ def reading_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
+        TextColumn("left"),
         console=console,
         auto_refresh=False,
         transient=True,
     )
     task = bar.add_task("", total=None)
     began = shown = time.monotonic()
+    started = False
 
     def update(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, started
         now = time.monotonic()
-        if not console.is_terminal or now - began < SHOW_AFTER_SECONDS or now - shown < 0.1:
+        if not console.is_terminal or now - began < SHOW_AFTER_SECONDS or now - shown < REFRESH_SECONDS:
             return
         shown = now
-        bar.start()
+        if not started:
+            bar.start()
+            started = True
         bar.update(task, completed=done, total=total)
         bar.refresh()
 
     try:
         yield update
     finally:
-        bar.stop()
+        if started:
+            bar.stop()
+
+
+def print_plan(console: Console, plan: "Plan") -> None:
+    """Print the network with its output shapes and parameter counts, then what was decided, before training."""
+    if not console.quiet:
+        if plan.layers:
+            console.print(_network_table(plan))
+        console.print(_decisions(plan), soft_wrap=True)
+
+
+def _network_table(plan: "Plan") -> Table:
+    layers = plan.layers
+    table = _table("layer", "kind", "output", "parameters", left=3)
+    for layer in layers[:MAX_LAYERS]:
+        shape = " x ".join(map(str, layer.output_shape)) if layer.output_shape is not None else "-"
+        table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "")
+    if len(layers) > MAX_LAYERS:
+        rest = sum(layer.parameters for layer in layers[MAX_LAYERS:])
+        table.add_row(f"... {len(layers) - MAX_LAYERS} more", "", "", f"{rest:,}")
+    total = f"{sum(layer.parameters for layer in layers):,}"
+    table.add_row(plan.recipe.model.name, "", "", total, style="bold")
+    return table
+
+
+def _decisions(plan: "Plan") -> str:
+    recipe, splits, training = plan.recipe, plan.splits, plan.recipe.training
+    task = f"classification, {len(plan.raw.classes)} classes" if plan.raw.classes else "regression"
+    rows = f"{len(splits.train):,} train, {len(splits.dev):,} dev and {len(splits.test):,} test rows"
+    machine = f"{plan.device} ({recipe.device.threads} threads)" if plan.device.type == "cpu" else str(plan.device)
+    rule = f"{recipe.optimizer.name} at {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
+    return f"{task}; {rows}; {machine}; up to {training.epochs} epochs, batches of {training.batch_size}; {rule}"
 
 
 def report_tables(report: dict[str, Any]) -> list[Table | str]:
     """Return the tables of one evaluation: metric with its interval beside the baseline, then the classes."""
+    where = "Test split" if report.get("split") == "test" else "Evaluation"
+    heading = f"{where}, {report['rows']:,} rows"
+    baseline = f"Baseline: {report['baseline']['name']}."
     if report["task"] == "regression":
-        return [_regression_table(report)]
-    tables: list[Table | str] = [_accuracy_table(report), _class_table(report)]
+        return [heading, _regression_table(report), baseline, ""]
+    tables: list[Table | str] = [heading, _accuracy_table(report), baseline, "", _class_table(report)]
     if confused := report["most_confused"]:
         tables.append(
             f"Most confused: {confused['class']!r} taken for {confused['predicted_as']!r} in {confused['rows']} of its "
             f"rows ({confused['share']:.1%})."
         )
-    return tables
+    return [*tables, ""]
+
+
+def _table(*headings: str, left: int = 1) -> Table:
+    """Return an empty table; its first `left` columns begin at the left, the rest are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < left else "right", overflow="fold")
+    return table
 
 
 def _accuracy_table(report: dict[str, Any]) -> Table:
-    table = Table(title=f"{report.get('split', 'evaluation')}: {report['rows']:,} rows", title_justify="left")
-    for heading in ("metric", "value", "95% interval", "baseline"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    accuracy, base = report["accuracy"], report["baseline"]
-    table.add_row(
-        "accuracy",
-        f"{accuracy['value']:.2%}",
-        f"{accuracy['low']:.2%} to {accuracy['high']:.2%}",
-        f"{base['accuracy']:.2%} ({base['name']})",
-    )
+    table = _table("metric", "value", "95% interval", "baseline")
+    accuracy = report["accuracy"]
+    interval = f"{accuracy['low']:.2%} to {accuracy['high']:.2%}"
+    table.add_row("accuracy", f"{accuracy['value']:.2%}", interval, f"{report['baseline']['accuracy']:.2%}")
     table.add_row("loss", _number(report["loss"]), "", "")
     return table
 
@@ -76,18 +135,17 @@ def _class_table(report: dict[str, Any]) -> Table:
     classes = report["classes"]
     worst = sorted(classes, key=lambda c: (c["recall"] is None, c["recall"]))[:MAX_CLASSES]
     shown = classes if len(classes) <= MAX_CLASSES else worst
-    table = Table(title=None if shown is classes else f"the {MAX_CLASSES} classes of lowest recall, of {len(classes)}")
-    for heading in ("class", "rows", "recall", "precision"):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+    table = _table("class", "rows", "recall", "precision")
+    if shown is not classes:
+        table.title = f"the {MAX_CLASSES} classes of lowest recall, of {len(classes)}"
+        table.title_justify = "left"
     for entry in shown:
         table.add_row(entry["class"], f"{entry['rows']:,}", _share(entry["recall"]), _share(entry["precision"]))
     return table
 
 
 def _regression_table(report: dict[str, Any]) -> Table:
-    table = Table(title=f"{report.get('split', 'evaluation')}: {report['rows']:,} rows", title_justify="left")
-    for heading in ("metric", "value", "95% interval", f"baseline ({report['baseline']['name']})"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    table = _table("metric", "value", "95% interval", "baseline")
     for name in ("r2", "rmse", "mae"):
         entry = report[name]
         interval = f"{_number(entry['low'])} to {_number(entry['high'])}"
