@@ -66,10 +66,9 @@ class Recorder:
             self.flush()
             self._log.write(f"epoch {facts.epoch}: " + ", ".join(f"{k} {v:.5g}" for k, v in flat.items()))
 
-    def on_save(self, step: int) -> None:  # noqa: ARG002 (the protocol)
+    def on_save(self, step: int) -> None:
         self.flush()
-        if self._summary:
-            self._folder.write_summary(**self._summary)
+        self._folder.write_summary(**self._summary, step=step)
 
     def flush(self) -> None:
         """Write everything gathered so far."""

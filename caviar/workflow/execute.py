@@ -1,0 +1,200 @@
+"""Train a planned run in its folder: start or go on, finish, and say in words what went wrong."""
+
+import shlex
+import sqlite3
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from caviar.core.errors import CaviarError, DivergedError, InputError, Interrupted, RunError
+from caviar.core.jsonable import jsonable
+from caviar.core.runs import OwnedRun, RunFolder
+from caviar.core.seeds import derive_seed
+from caviar.core.store import Store
+from caviar.nn import build_loss, has_batch_norm
+from caviar.optim import build_optimizer, build_schedule
+from caviar.recipe import Recipe
+from caviar.train.batching import batch_bounds
+from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.loop import Job, StopRequest, isolated_randomness
+from caviar.train.loop import train as run_loop
+from caviar.train.state import State, unpack
+from caviar.workflow.hand_over import finish
+from caviar.workflow.observers import ProgressBar, Recorder, RunLog
+from caviar.workflow.plan import Plan
+from caviar.workflow.run import Run
+from caviar.workflow.signals import stop_on_signals
+
+
+def execute(
+    plan: Plan, owned: OwnedRun, console: Console, start: Checkpoint | None = None, *, resumed: bool = False
+) -> Run:
+    """Train a planned run in its folder from `start` (None: the beginning), evaluate it on test and write its bundle.
+
+    Raises:
+        InputError: a new run cannot write even its initial state; its folder is removed.
+        RunError: it failed later; what was saved is kept.
+        Interrupted: SIGINT or SIGTERM; the state is saved, and the message says how to go on.
+    """
+    folder, recipe = owned.folder, plan.recipe
+    log = RunLog(folder.log)
+    randomness = isolated_randomness(derive_seed(recipe.seed, "trial", 0, "draws"), plan.device)
+    try:
+        with stop_on_signals() as stop, Store(folder.store) as store, randomness:
+            log.write("resumed" if resumed else "started")
+            for notice in plan.notices:
+                log.write(f"note: {notice}")
+            _train(plan, folder, store, log, start, stop, console, resumed)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as error:  # a second signal
+        message = f"stopped at once; what was saved is kept. Go on with: {how_to_resume(recipe, folder.path)}"
+        raise Interrupted(message) from error
+    except (OSError, sqlite3.Error, CaviarError) as error:
+        if not resumed and not Checkpoints(folder.checkpoints).steps():
+            owned.discard()
+            raise InputError(
+                f"{folder.path}: the run cannot begin: {_reason(error)}. Nothing of it is left. "
+                "Free some space, or choose another folder with --runs-dir."
+            ) from error
+        _note_and_raise(owned, log, recipe, error)
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        _note_and_raise(owned, log, recipe, error)
+        raise
+    except Exception as error:
+        _note_failure(owned, log, RunError(f"{type(error).__name__}: {error}"))
+        raise
+    return Run(folder, plan.model if recipe.model.name not in ("mlp", "convnet") else None)
+
+
+def _train(
+    plan: Plan,
+    folder: RunFolder,
+    store: Store,
+    log: RunLog,
+    start: Checkpoint | None,
+    stop: StopRequest,
+    console: Console,
+    resumed: bool,
+) -> None:
+    job = build_job(plan)
+    checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
+    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device)
+    store.delete_after(-1 if start is None else state.step)
+    store.add_event(state.step, "resumed" if resumed else "started")
+    folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
+    recorder = Recorder(store, folder, log)
+    with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
+        done = run_loop(job, state, checkpoints, [recorder, bar], stop)
+    recorder.on_save(state.step)
+    if not done:
+        store.add_event(state.step, "interrupted")
+        folder.write_summary(status="interrupted")
+        log.write(f"interrupted after step {state.step}")
+        raise Interrupted(
+            f"stopped after step {state.step} (epoch {state.epoch}); everything is saved. "
+            f"Go on with: {how_to_resume(plan.recipe, folder.path)}"
+        )
+    bundle = finish(plan, job, state)
+    bundle.save(folder.bundle)
+    store.add_event(state.step, "finished")
+    folder.write_summary(status="finished", metrics=bundle.metrics, epochs_run=state.epoch - 1)
+    log.write("finished")
+
+
+def build_job(plan: Plan) -> Job:
+    """Turn a plan into what the loop needs."""
+    recipe, training = plan.recipe, plan.recipe.training
+    epochs, batch_size, patience, clip = training.epochs, training.batch_size, training.patience, training.clip_norm
+    assert isinstance(epochs, int)
+    assert isinstance(batch_size, int)
+    assert training.metric != "auto"
+    learning_rate = recipe.optimizer.learning_rate
+    assert isinstance(learning_rate, float)
+    merge_single = has_batch_norm(plan.model)
+    examples = plan.prepared.examples
+    steps = epochs * len(batch_bounds(len(examples["train"]), batch_size, merge_single=merge_single))
+    return Job(
+        model=plan.model,
+        loss=build_loss(recipe.loss, plan.raw.task),
+        loss_per_example=build_loss(recipe.loss, plan.raw.task, "none"),
+        optimizer=build_optimizer(recipe.optimizer, plan.model),
+        schedule=build_schedule(recipe.schedule, learning_rate, steps),
+        train=examples["train"],
+        dev=examples["dev"],
+        prepare=plan.prepared.prepare,
+        device=plan.device,
+        task=plan.raw.task,
+        metric=training.metric,
+        epochs=epochs,
+        batch_size=batch_size,
+        merge_single=merge_single,
+        patience=patience if isinstance(patience, int) else None,
+        clip_norm=clip if isinstance(clip, float) else None,
+        autocast=recipe.device.precision == "bf16",
+        compile=recipe.device.compile,
+        checkpoint_seconds=training.checkpoint_seconds,
+        seed=recipe.seed,
+    )
+
+
+def how_to_resume(recipe: Recipe, path: Path) -> str:
+    """Return the command, or the line of Python, that goes on with a run."""
+    if recipe.data.source == "none" or recipe.model.name == "given":
+        data = "data, " if recipe.data.source == "none" else ""
+        model = "model=module, " if recipe.model.name == "given" else ""
+        return f'caviar.train({data}{model}resume="{path}")'
+    code = " --allow-code" if ":" in recipe.model.name else ""
+    return f"caviar train --resume {shlex.quote(str(path))}{code}"
+
+
+def _note_and_raise(owned: OwnedRun, log: RunLog, recipe: Recipe, error: Exception) -> None:
+    """Raise a RunError that says how to go on, after leaving word of it; wrong input is left to the caller to raise."""
+    path = owned.folder.path
+    if isinstance(error, InputError):
+        _note_failure(owned, log, error)
+        return
+    if isinstance(error, DivergedError):
+        failure: RunError = DivergedError(f"{path}: {error} {_how_to_retry(recipe, path)}")
+    else:
+        failure = RunError(
+            f"{path}: the run stopped: {_reason(error)}. Its last good state is kept; once the cause is mended, "
+            f"go on with: {how_to_resume(recipe, path)}"
+        )
+    _note_failure(owned, log, failure)
+    raise failure from error
+
+
+def _how_to_retry(recipe: Recipe, path: Path) -> str:
+    rate = recipe.optimizer.learning_rate
+    lower = f"{rate / 10:.3g}" if isinstance(rate, float) else "..."
+    if recipe.data.source == "none" or recipe.model.name == "given":
+        return f'Resuming it would meet the same; train anew with settings={{"optimizer.learning_rate": {lower}}}.'
+    return (
+        "Resuming it would meet the same; start a new run: "
+        f"caviar train {shlex.quote(str(path / 'recipe.toml'))} --set optimizer.learning_rate={lower}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return f"there is not enough memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _note_failure(owned: OwnedRun, log: RunLog, error: CaviarError) -> None:
+    """Leave word of a failure; on a full disk even that may fail, and the failure itself matters more.
+
+    Wrong input changes nothing about how the run stands.
+    """
+    try:
+        log.write(f"failed: {error}")
+        if not isinstance(error, InputError):
+            owned.folder.write_summary(status="failed", error=str(error))
+    except (OSError, CaviarError) as second:
+        print(f"(the failure could not be noted in the run's folder: {second})", file=sys.stderr)

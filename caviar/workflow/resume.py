@@ -1,0 +1,82 @@
+"""Whether a run can go on as it began: the same settings and module, an undamaged state, the recipe unedited."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from caviar.core.errors import InputError
+from caviar.core.runs import RunFolder
+from caviar.nn.settings import GivenSettings
+from caviar.recipe import Recipe, Sparse, diff, from_dict, merge, validate
+from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.workflow.execute import how_to_resume
+from caviar.workflow.observers import RunLog
+
+
+def check_same_settings(path: Path, stored: Recipe, asked: Sparse) -> None:
+    """Refuse settings that differ from the run's own recipe, naming them."""
+    stated = merge(from_dict(stored.model_dump(), "the run's recipe"), asked)
+    if differing := diff(stored, validate(stated)):
+        raise InputError(
+            f"{path}: a resume goes on with the run's own recipe, but these settings differ: "
+            f"{'; '.join(differing)}. Leave them out, or start a new run."
+        )
+
+
+def check_same_module(path: Path, stored: Recipe, model: nn.Module | None) -> None:
+    """Refuse a module that is missing, of another class, or not wanted."""
+    if not isinstance(stored.model, GivenSettings):
+        if model is not None:
+            raise InputError(f"{path}: this run builds its own network ({stored.model.name}); leave model= out.")
+        return
+    if model is None:
+        raise InputError(
+            f"{path}: this run trained a module of your own, {stored.model.class_name}, which cannot be rebuilt from "
+            f"data. Give it again: {how_to_resume(stored, path)}."
+        )
+    if type(model).__name__ != stored.model.class_name.rpartition(".")[2]:
+        raise InputError(
+            f"{path}: this run trained a module of class {stored.model.class_name}, but model= is a "
+            f"{type(model).__module__}.{type(model).__qualname__}. Give the same module, or start a new run."
+        )
+
+
+def newest_checkpoint(
+    folder: RunFolder, stored: Recipe, summary: Mapping[str, Any]
+) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest good checkpoint (None: none was saved yet) and what is wrong with newer ones, also logged.
+
+    Raises:
+        InputError: every checkpoint is damaged, or recipe.toml is no longer the one that they belong to.
+    """
+    found, problems = Checkpoints(folder.checkpoints).newest()
+    if found is None and problems:
+        raise InputError(
+            f"{folder.path}: every checkpoint is damaged, so the run cannot go on: {' '.join(problems)} "
+            f"Train it anew: caviar train {folder.recipe}"
+        )
+    step = found.data["step"] if found is not None else 0
+    if not problems and summary.get("step", 0) > step:
+        problems.append(f"{folder.checkpoints}: the checkpoint of step {summary['step']} is missing.")
+    notices = [f"{problem} Going on from step {step}." for problem in problems]
+    for notice in notices:
+        RunLog(folder.log).write(notice)
+    if found is not None:
+        _check_unedited(folder, stored, found)
+    return found, notices
+
+
+def _check_unedited(folder: RunFolder, stored: Recipe, checkpoint: Checkpoint) -> None:
+    """Refuse a recipe.toml that was changed since the checkpoint was written; only the data may have moved."""
+    known = checkpoint.data.get("recipe")
+    if not isinstance(known, dict) or not isinstance(known.get("data"), dict):
+        raise InputError(f"{folder.path}: its checkpoints do not say what recipe they belong to.")
+    moved = {key: getattr(stored.data, key) for key in ("source", "dev", "test")}
+    was = validate(from_dict(known | {"data": known["data"] | moved}, str(folder.checkpoints)))
+    if differing := diff(was, stored):
+        raise InputError(
+            f"{folder.recipe} was edited since this run began: {'; '.join(differing)}. Undo that to go on with the "
+            f"run, or start a new one: caviar train {folder.recipe}"
+        )
