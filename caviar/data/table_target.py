@@ -12,7 +12,18 @@ from caviar.core.columns import Task
 from caviar.core.errors import InputError, nearest
 from caviar.data.settings import DataSettings
 from caviar.data.table_origin import Origin, mask_rows, origin_of
-from caviar.data.table_types import canonical, cast_expr, check_finite, find_kind, first_form, offending, refuse_type
+from caviar.data.table_types import (
+    ROWS,
+    canonical,
+    cast_expr,
+    check_finite,
+    find_kind,
+    first_form,
+    offending,
+    refuse_type,
+    slices,
+    value_counts,
+)
 
 FEW_INTEGERS = 20
 MOST_CLASSES = 1000
@@ -113,7 +124,7 @@ def first_text(series: pl.Series) -> int:
 
 
 def _classes(series: pl.Series, origin: Origin) -> Target:
-    counts = series.value_counts(name="rows")
+    counts = value_counts(series)
     distinct, rows = counts.height, len(series)
     where = f"{origin.name}, column {series.name!r}"
     number = series.dtype == pl.Float64
@@ -129,7 +140,7 @@ def _classes(series: pl.Series, origin: Origin) -> Target:
             "Name another target, or give data with two classes or more."
         )
     name = series.name
-    single = counts.filter(pl.col("rows") == 1)[series.name]
+    single = counts.filter(pl.col(ROWS) == 1)[series.name]
     if len(single):
         row = int(mask_rows(series == single[0])[0])
         more = f" (and {len(single) - 1} more classes)" if len(single) > 1 else ""
@@ -137,13 +148,23 @@ def _classes(series: pl.Series, origin: Origin) -> Target:
             f"{origin.at(row)}, column {name!r}: class {class_names(single.head(1))[0]!r} has a single row{more}; a "
             f"class needs at least two. Add rows, merge or remove the class{regression}."
         )
-    values = counts[series.name].sort()
-    numbers = series.replace_strict(values, pl.Series(range(distinct), dtype=pl.Int64), return_dtype=pl.Int64)
+    values = counts[name].sort()
     classes = class_names(values)
-    if number or not _all_numbers(classes):
-        return Target(numbers.to_numpy(writable=True), "classification", tuple(classes))
-    order = np.argsort([float(name) for name in classes], kind="stable")
-    return Target(np.argsort(order)[numbers.to_numpy()], "classification", tuple(classes[i] for i in order))
+    if not number and _all_numbers(classes):
+        order = np.argsort([float(text) for text in classes], kind="stable")
+        values, classes = values[order.tolist()], [classes[i] for i in order]
+    return Target(_codes(series, values), "classification", tuple(classes))
+
+
+def _codes(series: pl.Series, values: pl.Series) -> NDArray[np.int64]:
+    """Return the number of each value in `values`, -1 where it is not there, slice by slice to spare memory."""
+    codes = np.empty(len(series), dtype=np.int64)
+    numbers, start = pl.Series(range(len(values)), dtype=pl.Int64), 0
+    for piece in slices(series):
+        found = piece.replace_strict(values, numbers, default=-1, return_dtype=pl.Int64)
+        codes[start : start + len(piece)] = found.to_numpy()
+        start += len(piece)
+    return codes
 
 
 def _all_numbers(classes: list[str]) -> bool:
@@ -161,9 +182,8 @@ def known_target(series: pl.Series, target: Target, origin: Origin) -> NDArray[A
     if target.task == "regression":
         return series.cast(pl.Float64).to_numpy(writable=True)
     names = series.to_frame().select(canonical(series.name, series.dtype)).to_series()
-    codes = pl.Series(range(len(target.classes)), dtype=pl.Int64)
-    numbers = names.replace_strict(pl.Series(target.classes), codes, default=None, return_dtype=pl.Int64)
-    unseen = mask_rows(numbers.is_null())
+    numbers = _codes(names, pl.Series(target.classes))
+    unseen = np.flatnonzero(numbers < 0)
     if len(unseen):
         row = int(unseen[0])
         near = nearest(names[row], target.classes)
@@ -173,7 +193,7 @@ def known_target(series: pl.Series, target: Target, origin: Origin) -> NDArray[A
             f"{origin.at(row)}, column {series.name!r}: class {names[row]!r} was never seen in training{more}.{hint} "
             f"Training has: {', '.join(target.classes[:20])}. Correct it, or add such rows to the training table."
         )
-    return numbers.to_numpy(writable=True)
+    return numbers
 
 
 def target_values(

@@ -16,6 +16,8 @@ from caviar.data.table_origin import Origin, mask_rows, origin_of
 MISSING_MARKERS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-")
 MOSTLY = 0.9
 SLICE = 1 << 20
+SAMPLE = 10_000
+ROWS = "rows of a value"
 LARGEST_EXACT = 2.0**53
 LARGEST_FLOAT32 = 3.4028234663852886e38
 DTYPES: dict[Kind, pl.DataType] = {"numeric": pl.Float64(), "boolean": pl.Boolean(), "categorical": pl.String()}
@@ -42,15 +44,24 @@ def canonical(name: str, dtype: pl.DataType) -> pl.Expr:
         return pl.when(whole).then(integer).otherwise(column.fill_nan(None).cast(pl.String)).alias(name)
     if dtype != pl.String:
         return column.cast(pl.String)
-    return canonical_text(column)
+    return canonical_text(column).alias(name)
 
 
 def canonical_text(column: pl.Expr) -> pl.Expr:
     """Return text in the spelling that `canonical` describes."""
+    # Only operations that Polars streams (`replace` is none), as the table may be larger than memory.
     text = column.str.strip_chars()
-    text = pl.when(text.str.ends_with("0")).then(text.str.replace(r"^([+-]?\d+)\.0+$", "${1}")).otherwise(text)
-    words = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false", "": None}
-    return text.replace(words)
+    return (
+        pl.when(text == "")
+        .then(None)
+        .when(text.str.ends_with(".0") | text.str.ends_with("00"))
+        .then(text.str.replace(r"^([+-]?\d+)\.0+$", "${1}"))
+        .when(text.is_in(["True", "TRUE"]))
+        .then(pl.lit("true"))
+        .when(text.is_in(["False", "FALSE"]))
+        .then(pl.lit("false"))
+        .otherwise(text)
+    )
 
 
 def first_form(name: str, dtype: pl.DataType, as_text: bool) -> pl.Expr | None:
@@ -64,21 +75,48 @@ def first_form(name: str, dtype: pl.DataType, as_text: bool) -> pl.Expr | None:
     if dtype == pl.Boolean:
         return pl.col(name)
     if dtype in (pl.String, pl.Categorical, pl.Enum):
-        return canonical_text(pl.col(name).cast(pl.String))
+        return canonical_text(pl.col(name).cast(pl.String)).alias(name)
     return pl.col(name).cast(pl.String) if as_text and dtype.is_temporal() else None
 
 
 def to_first_form(frame: pl.DataFrame, as_text: Collection[str]) -> pl.DataFrame:
-    """Bring a frame in memory to the three types; columns that cannot be brought there stay as they are."""
-    floats = frame.select(pl.selectors.float())
-    with_nan = {name for name in floats.columns if floats[name].is_nan().any()}
-    changes = []
-    for name, dtype in frame.schema.items():
-        formed = dtype == pl.Boolean or (dtype == pl.Float64 and name not in with_nan)
-        form = first_form(name, dtype, name in as_text)
-        if form is not None and (name in as_text or not formed):
-            changes.append(form)
+    """Bring a frame in memory to the three types; columns that are so already, or cannot be, stay as they are."""
+    forms = {name: first_form(name, dtype, name in as_text) for name, dtype in frame.schema.items()}
+    changes = [form for name, form in forms.items() if form is not None and not _is_formed(frame[name], form, as_text)]
     return frame.with_columns(changes)
+
+
+def _is_formed(series: pl.Series, form: pl.Expr, as_text: Collection[str]) -> bool:
+    """Whether a column is in its first form: then its memory, maybe a file's pages, is not copied."""
+    if series.dtype == pl.String:
+        pieces = [distinct(series)] if _repeats(series) else slices(series)
+        return all(piece.to_frame().select(form).to_series().equals(piece) for piece in pieces)
+    if series.name in as_text:
+        return False
+    return series.dtype == pl.Boolean or (series.dtype == pl.Float64 and not series.is_nan().any())
+
+
+def _repeats(series: pl.Series) -> bool:
+    """Whether so few values are distinct that looking at each once is quicker."""
+    head = series.head(SAMPLE)
+    return len(series) > SAMPLE and head.n_unique() < SAMPLE // 10
+
+
+def slices(series: pl.Series) -> Iterator[pl.Series]:
+    """Yield a series in pieces, so that what is computed from a piece stays small."""
+    return (series.slice(start, SLICE) for start in range(0, len(series), SLICE))
+
+
+def distinct(series: pl.Series) -> pl.Series:
+    """Return the distinct values, in no order."""
+    pieces = [piece.unique() for piece in slices(series)]
+    return pl.concat(pieces).unique() if pieces else series
+
+
+def value_counts(series: pl.Series) -> pl.DataFrame:
+    """Return the distinct values and, as `rows`, how many rows hold each, in no order."""
+    pieces = [piece.value_counts(name=ROWS) for piece in slices(series)]
+    return pl.concat(pieces).group_by(series.name).agg(pl.col(ROWS).sum())
 
 
 def refuse_type(series: pl.Series, origin: Origin) -> InputError:
@@ -101,11 +139,6 @@ def as_category(name: str) -> str:
     return f"--set data.categorical='[\"{name}\"]'"
 
 
-def slices(series: pl.Series) -> Iterator[pl.Series]:
-    """Yield a series in pieces, so that what is computed from a piece stays small."""
-    return (series.slice(start, SLICE) for start in range(0, len(series), SLICE))
-
-
 class TextCounts(NamedTuple):
     """What the values of a text column are: numbers, markers of missing values, other texts."""
 
@@ -116,14 +149,19 @@ class TextCounts(NamedTuple):
 
 def count_texts(series: pl.Series) -> TextCounts:
     """Count what a canonical text column holds, slice by slice so that memory stays bounded."""
-    counts = [0, 0, 0]
-    for piece in slices(series):
-        marker = piece.is_in(MISSING_MARKERS)
-        number = piece.cast(pl.Float64, strict=False).is_not_null() & ~marker
-        parts = (int(number.sum()), int(marker.sum()))
-        rest = len(piece) - piece.null_count() - sum(parts)
-        counts = [counts[0] + parts[0], counts[1] + parts[1], counts[2] + rest]
-    return TextCounts(*counts)
+    if _repeats(series):
+        counts = value_counts(series)
+        return _count(counts.to_series(0), counts[ROWS].cast(pl.Int64))
+    pieces = [_count(piece, pl.repeat(1, len(piece), eager=True)) for piece in slices(series)]
+    return TextCounts(*(sum(piece[i] for piece in pieces) for i in range(3)))
+
+
+def _count(values: pl.Series, rows: pl.Series) -> TextCounts:
+    marker = values.is_in(MISSING_MARKERS)
+    number = values.cast(pl.Float64, strict=False).is_not_null() & ~marker
+    present = int(rows.filter(values.is_not_null()).sum())
+    numbers, markers = int(rows.filter(number).sum()), int(rows.filter(marker).sum())
+    return TextCounts(numbers, markers, present - numbers - markers)
 
 
 def find_kind(series: pl.Series, origin: Origin, is_target: bool = False) -> Kind:
@@ -287,7 +325,7 @@ def _typed(series: pl.Series, kind: Kind, origin: Origin) -> pl.Series:
     form = first_form(series.name, series.dtype, as_text=kind == "categorical")
     if form is None:
         raise refuse_type(series, origin)
-    if series.dtype == DTYPES[kind] and _is_formed(series, form):
+    if series.dtype == DTYPES[kind] and _is_formed(series, form, ()):
         return series
     formed = series.to_frame().select(form).to_series()
     if kind == "categorical" or formed.dtype == DTYPES[kind]:
@@ -295,15 +333,6 @@ def _typed(series: pl.Series, kind: Kind, origin: Origin) -> pl.Series:
     if kind == "numeric":
         return _to_numbers(formed, origin)
     return _to_booleans(formed, origin)
-
-
-def _is_formed(series: pl.Series, form: pl.Expr) -> bool:
-    """Whether a column of the right type is as it should be: then its memory, maybe a file's pages, is not copied."""
-    if series.dtype == pl.Float64:
-        return not series.is_nan().any()
-    if series.dtype == pl.Boolean:
-        return True
-    return all(piece.to_frame().select(form).to_series().equals(piece) for piece in slices(series))
 
 
 def _to_numbers(series: pl.Series, origin: Origin) -> pl.Series:
