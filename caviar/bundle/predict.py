@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from caviar.bundle.bundle import Bundle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """Predictions for rows of raw input, in their order.
 
@@ -35,6 +34,10 @@ class Predictions:
     probabilities: NDArray[np.float32] | None
     unseen: dict[str, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.values, threshold=8, edgeitems=3, separator=", ")
+        return f"Predictions({len(self)} rows: {values})"
 
     def __len__(self) -> int:
         return len(self.values)
@@ -61,11 +64,11 @@ def predict(bundle: "Bundle", rows: Any) -> Predictions:
 
     Args:
         bundle: what to predict with.
-        rows: for tables a file, a data frame (pandas, Polars, Arrow), a dict of columns, a list of dicts, or one row as a
-            dict or a pandas Series; for pictures a folder, a file, a list of files or uint8 pixels of the network's
-            size; for arrays a NumPy array, a tensor, lists, a data set, or a .npy or .npz file; for runs on a sample
-            also "sample:NAME". Columns are found by name, in any order; more columns than needed are fine and reported
-            in `notices`.
+        rows: for tables a file, a data frame (pandas, Polars, Arrow), a dict of columns, a list of dicts, or one row as
+            a dict or a pandas Series; for pictures a folder, a file, a list of files or uint8 pixels of the size that
+            the network takes; for arrays a NumPy array, a tensor, lists, a data set, or a .npy or .npz file; for runs
+            on a sample also "sample:NAME". Columns are found by name, in any order; more columns than needed are fine
+            and reported in `notices`.
 
     Raises:
         InputError: a column is missing, a value cannot be read, a shape does not fit.
@@ -81,8 +84,8 @@ def evaluate_bundle(bundle: "Bundle", rows: Any, target: Any = None) -> dict[str
 
     Args:
         bundle: what to evaluate.
-        rows: as for `predict`. A table must hold the target column; pictures lie in a folder for each class; arrays come
-            as a pair (inputs, targets), a data set, or an .npz file that holds both.
+        rows: as for `predict`. A table must hold the target column; pictures lie in a folder for each class; arrays
+            come as a pair (inputs, targets), a data set, or an .npz file that holds both.
         target: the name of another target column, or for arrays the targets themselves or their .npy file.
 
     Returns:
@@ -136,12 +139,12 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
 def _notices(read: RawInput) -> list[str]:
     """Return what is known once all blocks have been read."""
     unseen = [
-        f"column {name!r}: {_rows(count)} hold a category without a slot of its own (training never saw it, or it is "
+        f"column {name!r}: {_rows(count)} with a category without a slot of its own (training never saw it, or it is "
         "beyond preprocess.max_categories)."
         for name, count in _positive(read.unseen).items()
     ]
     missing = [
-        f"column {name!r}: {_rows(count)} hold no value, and training had one in every row."
+        f"column {name!r}: {_rows(count)} without a value, where training had one in every row."
         for name, count in _positive(read.missing).items()
     ]
     return [*read.notices, *unseen, *missing]

@@ -98,7 +98,8 @@ def read_examples(data: Any, targets: Any = None, memory_budget: int = 1024 * ME
     """
     parts = _open(data, targets, "", memory_budget, None)
     pair = parts.get("test") or parts["train"]
-    inputs, labels = as_inputs(pair.inputs, pair.inputs_name, memory_budget), as_targets(pair.targets, pair.targets_name)
+    inputs = as_inputs(pair.inputs, pair.inputs_name, memory_budget)
+    labels = as_targets(pair.targets, pair.targets_name)
     _check_lengths(inputs, labels, pair)
     check_values(inputs, pair.inputs_name)
     return inputs, labels

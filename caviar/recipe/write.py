@@ -83,10 +83,15 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
 def absolute_paths(recipe: Recipe, base: Path | None = None) -> Recipe:
     """Return the recipe with data.source, data.dev and data.test as absolute paths, so that it means the same anywhere.
 
+    So is data.target where it names the .npy file of the targets.
+
     A relative path is looked for in `base` (the recipe file's folder) first, and is relative to the current folder if
     nothing of that name is there. "~" is the user's home. sample:NAME, "none" and "auto" stay as they are.
     """
-    changed = {name: _absolute(getattr(recipe.data, name), base, f"data.{name}") for name in ("source", "dev", "test")}
+    names = ["source", "dev", "test"]
+    if recipe.data.target.lower().endswith(".npy") and recipe.data.source.lower().endswith((".npy", "none")):
+        names.append("target")
+    changed = {name: _absolute(getattr(recipe.data, name), base, f"data.{name}") for name in names}
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=changed)})
 
 

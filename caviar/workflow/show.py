@@ -26,9 +26,9 @@ def notes_console(*, quiet: bool) -> Console:
 
 
 def print_notes(console: Console, notices: Iterable[str]) -> None:
-    """Print notices, each on a line of its own that the terminal may wrap."""
+    """Print notices, each on one line, which only a terminal breaks (a log is searched line by line)."""
     for notice in notices:
-        console.print(Text.assemble(("note: ", "yellow"), notice), soft_wrap=True)
+        console.print(Text.assemble(("note: ", "yellow"), notice), soft_wrap=not console.is_terminal)
 
 
 @contextlib.contextmanager
@@ -72,7 +72,8 @@ def print_plan(console: Console, plan: "Plan") -> None:
     if not console.quiet:
         if plan.layers:
             console.print(_network_table(plan))
-        console.print(_decisions(plan), soft_wrap=True)
+        for line in _decisions(plan):
+            console.print(line, soft_wrap=True)
 
 
 def _network_table(plan: "Plan") -> Table:
@@ -85,17 +86,19 @@ def _network_table(plan: "Plan") -> Table:
         rest = sum(layer.parameters for layer in layers[MAX_LAYERS:])
         table.add_row(f"... {len(layers) - MAX_LAYERS} more", "", "", f"{rest:,}")
     total = f"{sum(layer.parameters for layer in layers):,}"
-    table.add_row(plan.recipe.model.name, "", "", total, style="bold")
+    table.add_row("total", "", "", total, style="bold")
     return table
 
 
-def _decisions(plan: "Plan") -> str:
+def _decisions(plan: "Plan") -> list[str]:
     recipe, splits, training = plan.recipe, plan.splits, plan.recipe.training
-    task = f"classification, {len(plan.raw.classes)} classes" if plan.raw.classes else "regression"
-    rows = f"{len(splits.train):,} train, {len(splits.dev):,} dev and {len(splits.test):,} test rows"
-    machine = f"{plan.device} ({recipe.device.threads} threads)" if plan.device.type == "cpu" else str(plan.device)
-    rule = f"{recipe.optimizer.name} at {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
-    return f"{task}; {rows}; {machine}; up to {training.epochs} epochs, batches of {training.batch_size}; {rule}"
+    task = f"Classification, {len(plan.raw.classes)} classes" if plan.raw.classes else "Regression"
+    rows = f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows"
+    threads = "1 thread" if recipe.device.threads == 1 else f"{recipe.device.threads} threads"
+    machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
+    epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"
+    rule = f"{recipe.optimizer.name} from {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
+    return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
 
 
 def report_tables(report: dict[str, Any]) -> list[Table | str]:

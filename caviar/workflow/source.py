@@ -1,6 +1,6 @@
 """From whatever a user points at to checked raw data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from caviar.core.errors import InputError, nearest
 from caviar.data.raw import RawData
 from caviar.data.settings import DataSettings, SplitSettings
+from caviar.data.table_frames import to_polars
 
 TABLE_ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 ARRAY_ENDINGS = (".npy", ".npz")
@@ -43,9 +44,44 @@ def kind_of(settings: DataSettings, memory: InMemory | None) -> str:
 
 
 def is_frame(data: Any) -> bool:
-    """Whether `data` is a data frame or a table of columns by name."""
-    module = type(data).__module__.split(".")[0]
-    return (module in ("polars", "pandas", "pyarrow") and hasattr(data, "columns")) or isinstance(data, dict)
+    """Whether `data` is a data frame, a dict of columns or a list of dicts."""
+    kind = type(data)
+    if kind.__module__.split(".")[0] in ("polars", "pandas", "pyarrow"):
+        return kind.__name__ in ("DataFrame", "LazyFrame", "Table", "RecordBatch")
+    return isinstance(data, Mapping) or (isinstance(data, list) and bool(data) and isinstance(data[0], Mapping))
+
+
+def framed(data: Any, target: Any) -> tuple[Any, str]:
+    """Return a frame that holds its target column, and that column's name.
+
+    The target may be the name of a column, or the values themselves, which become a column (named as the series is,
+    or "target").
+    """
+    if isinstance(target, str):
+        return data, target
+    if target is None:
+        raise InputError(
+            'training on a data frame needs the name of its target column: caviar.train(frame, target="...").'
+        )
+    name = str(getattr(target, "name", None) or "target")
+    if hasattr(data, "index") and hasattr(target, "index") and not callable(target.index):
+        _check_index(data, target)
+    frame = to_polars(data, "the frame")
+    if name in frame.columns:
+        raise InputError(f"the frame has a column {name!r} already. Name it as the target, or rename the target.")
+    values = target.detach().cpu().numpy() if hasattr(target, "detach") else target
+    column = to_polars({name: values}, "the target")
+    if column.height != frame.height:
+        raise InputError(f"the frame has {frame.height} rows but the target {column.height}. Give one for each row.")
+    return frame.with_columns(column[name]), name
+
+
+def _check_index(frame: Any, series: Any) -> None:
+    if len(frame) == len(series) and not frame.index.equals(series.index):
+        raise InputError(
+            "the frame and the target series have different indexes, so it is doubtful which row has which target. "
+            "Align them first, or give target.to_numpy()."
+        )
 
 
 def open_source(
@@ -59,7 +95,10 @@ def open_source(
     if memory is not None:
         return _open_memory(data, split, memory)
     if data.source == "none":
-        raise InputError('the recipe\'s data.source is "none": its data was handed over in memory; give it again.')
+        raise InputError(
+            'the recipe\'s data.source is "none": its data was handed over in memory. Give it again, with the recipe '
+            'as settings: caviar.train(data, target, settings="recipe.toml"). Or name a file as data.source.'
+        )
     if data.source.startswith("sample:"):
         from caviar.data.samples import open_sample
 

@@ -10,14 +10,17 @@ from torch import nn
 
 from caviar.core.errors import InputError
 from caviar.core.runs import check_can_create, create_run, own_run
-from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, merge, read_recipe, validate
+from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, from_recipe, merge, read_recipe, validate
 from caviar.workflow.execute import execute
 from caviar.workflow.plan import Plan, make_plan, source_stem, torch_as_before, updates
 from caviar.workflow.resolve import environment
 from caviar.workflow.resume import check_same_module, check_same_settings, newest_checkpoint
 from caviar.workflow.run import Run
 from caviar.workflow.show import notes_console, print_notes, print_plan, reading_progress
-from caviar.workflow.source import InMemory, is_frame
+from caviar.workflow.source import InMemory, framed, is_frame
+
+PATHS = ("source", "dev", "test", "target")
+"""Keys of [data] that may name files. A target that is a column's name stays as it is."""
 
 
 def train(
@@ -30,7 +33,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     device: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | Recipe | str | Path | None = None,
     name: str | None = None,
     runs_dir: str | Path = "runs",
     resume: str | Path | None = None,
@@ -47,7 +50,8 @@ def train(
         model: an nn.Module of your own; it is copied, yours is not changed. Without it caviar builds one.
         dev, test: development and test data of their own, in the form of `data`; without them they are split off.
         epochs, seed, device: the settings training.epochs, seed and device.name.
-        settings: any other settings, such as {"optimizer.learning_rate": 3e-4} or {"optimizer": {"name": "sgd"}}.
+        settings: any other settings, such as {"optimizer.learning_rate": 3e-4} or {"optimizer": {"name": "sgd"}}; or a
+            whole recipe (a Recipe or a .toml file), to train on data in memory as an earlier run did.
         name, runs_dir: the run's folder is runs_dir/name; without a name a readable one is made.
         resume: a run's folder to go on with; in-memory data and your own module must then be given again.
         allow_code: let the recipe build its network by importing and calling Python code.
@@ -60,7 +64,7 @@ def train(
     """
     console = notes_console(quiet=not progress)
     sparse, memory = describe(data, target, dev, test)
-    changes = merge(updates(epochs=epochs, seed=seed, device=device), from_settings(settings or {}))
+    changes = merge(from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device))
     with torch_as_before():
         if resume is not None:
             return resume_run(Path(resume), sparse, changes, memory, model, allow_code=allow_code, console=console)
@@ -73,24 +77,25 @@ def train(
 
 def describe(data: Any, target: Any = None, dev: Any = None, test: Any = None) -> tuple[Sparse, InMemory | None]:
     """Turn what a user points at into a sparse recipe and, where the data is in memory, the data."""
-    if data is None:
-        return Sparse(), None
-    if isinstance(data, Recipe):
-        return from_dict(data.model_dump(), "the recipe"), None
-    if isinstance(data, str | Path):
+    if data is None or isinstance(data, Recipe | str | Path):
         named = updates(target=_text("target", target), dev=_text("dev", dev), test=_text("test", test))
-        if str(data).endswith(".toml"):
-            sparse = read_recipe(data)
-            based = absolute_paths(validate(sparse), Path(data).absolute().parent)
-            paths = {key: getattr(based.data, key) for key in ("source", "dev", "test")}
-            return merge(sparse, from_dict({"data": paths}, str(data)), _absolute(named)), None
-        return _absolute(merge(from_dict({"data": {"source": str(data)}}, "data"), named)), None
-    if is_frame(data) and not isinstance(target, str):
-        raise InputError(
-            'training on a data frame needs the name of its target column: caviar.train(frame, target="...").'
-        )
+        if isinstance(data, Recipe):
+            return merge(from_recipe(data), _absolute(named)), None
+        if data is not None and str(data).endswith(".toml"):
+            return merge(_recipe_file(data), _absolute(named)), None
+        source = Sparse() if data is None else from_dict({"data": {"source": str(data)}}, "data")
+        return _absolute(merge(source, named)), None
+    if _is_framed_pair(data) and target is None:
+        data, target = data
+    if is_frame(data):
+        data, target = framed(data, target)
+        dev, test = (framed(*part)[0] if _is_framed_pair(part) else part for part in (dev, test))
     column = from_dict({"data": {"target": target}}, "target=") if isinstance(target, str) else Sparse()
     return column, InMemory(data, None if isinstance(target, str) else target, dev, test)
+
+
+def _is_framed_pair(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) == 2 and is_frame(data[0])
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -99,15 +104,27 @@ def _text(name: str, value: Any) -> str | None:
     raise InputError(f"{name} is a {type(value).__name__}, but the data is a file: give the name of a column or file.")
 
 
+def _recipe_file(path: str | Path) -> Sparse:
+    """Read a recipe, its relative paths taken from its own folder."""
+    sparse = read_recipe(path)
+    based = absolute_paths(validate(sparse), Path(path).absolute().parent)
+    paths = {key: getattr(based.data, key) for key in PATHS}
+    return merge(sparse, from_dict({"data": paths}, str(path)))
+
+
 def _absolute(sparse: Sparse) -> Sparse:
     recipe = absolute_paths(validate(sparse))
     section = sparse.values.get("data", {})
-    paths = {key: getattr(recipe.data, key) for key in ("source", "dev", "test") if key in section}
+    paths = {key: getattr(recipe.data, key) for key in PATHS if key in section}
     return merge(sparse, from_dict({"data": paths}, "data")) if paths else sparse
 
 
-def from_settings(settings: Mapping[str, Any]) -> Sparse:
-    """Turn {"section.key": value} or nested settings into a sparse recipe."""
+def from_settings(settings: Mapping[str, Any] | Recipe | str | Path) -> Sparse:
+    """Turn {"section.key": value}, nested settings, a recipe or a recipe's file into a sparse recipe."""
+    if isinstance(settings, Recipe):
+        return from_recipe(settings)
+    if isinstance(settings, str | Path):
+        return _recipe_file(settings)
     parts = []
     for key, value in settings.items():
         nested: Any = value
