@@ -139,8 +139,8 @@ def _positive(counts: Mapping[str, int]) -> dict[str, int]:
 def _notices(read: RawInput) -> list[str]:
     """Return what is known once all blocks have been read."""
     unseen = [
-        f"column {name!r}: {_rows(count)} with a category without a slot of its own (training never saw it, or it is "
-        "beyond preprocess.max_categories)."
+        f"column {name!r}: {_rows(count)} with a category without a slot of its own (never seen in training, or beyond "
+        "preprocess.max_categories)."
         for name, count in _positive(read.unseen).items()
     ]
     missing = [

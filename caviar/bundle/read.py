@@ -53,7 +53,7 @@ def read_raw(manifest: Manifest, rows: Any) -> RawInput:
     if manifest.kind == "pictures":
         return _picture_input(*_read_pictures(manifest, rows))
     sample = _sample_of(manifest, rows)
-    return _array_input(manifest, sample.inputs if sample else read_inputs(rows))
+    return _array_input(manifest, sample.inputs if sample else read_inputs(_batched(manifest, rows)))
 
 
 def read_with_targets(manifest: Manifest, rows: Any, target: Any) -> tuple[RawInput, NDArray[Any]]:
@@ -243,10 +243,17 @@ def _class_folder(manifest: Manifest, root: Path | None, name: Path) -> str:
 # --- arrays
 
 
+def _batched(manifest: Manifest, rows: Any) -> Any:
+    """Make a batch of one of a single example."""
+    expected = tuple(manifest.reading["array_shape"])
+    if tuple(getattr(rows, "shape", ())) == expected:
+        return rows[None]
+    flat = isinstance(rows, list) and all(isinstance(value, int | float) for value in rows)
+    return [rows] if flat and (len(rows),) == expected and expected != (1,) else rows
+
+
 def _array_input(manifest: Manifest, inputs: Tensor) -> RawInput:
     expected = tuple(manifest.reading["array_shape"])
-    if tuple(inputs.shape) == expected:
-        inputs = inputs[None]  # one example
     if tuple(inputs.shape[1:]) != expected:
         raise InputError(
             f"the inputs have shape {tuple(inputs.shape)}; this model takes (rows, {', '.join(map(str, expected))})."

@@ -49,7 +49,7 @@ class SplitSettings(Settings):
     """Which examples train, which choose (dev) and which judge (test)."""
 
     method: Literal["auto", "fraction", "column", "group", "given"] = "auto"
-    """auto; fraction; column (its values say train, dev or test); group (none on both sides); given (files or folders)"""
+    """auto; fraction; column (its values say train, dev or test); group (none on both sides); given (files, folders)"""
     dev: Auto | Share | Count = "auto"
     """share (0 to 1) or number of dev examples; auto: 20 percent, at most 5,000"""
     test: Auto | Share | Count = "auto"
