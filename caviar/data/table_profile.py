@@ -42,7 +42,8 @@ def profile_table(frame: pl.DataFrame, features: list[str]) -> TableProfile:
     """Look at the feature columns of a typed table; what needs every value in memory looks at the first rows only."""
     empty, constant = _flat(frame, features)
     rest = [name for name in features if name not in empty and name not in constant]
-    ids = tuple(name for name in rest if _is_id(frame[name]))
+    suspects = _suspects(frame.select(rest).head(SAMPLE_ROWS))
+    ids = tuple(name for name in rest if name in suspects and _is_id(frame[name]))
     kept = [name for name in frame.columns if name not in {*empty, *constant, *ids}]
     head = frame.select(kept).head(CHECKED_ROWS)
     repeated = head.height - head.hash_rows().n_unique() if kept else 0
@@ -61,19 +62,27 @@ def _flat(frame: pl.DataFrame, features: list[str]) -> tuple[tuple[str, ...], tu
     return empty, constant
 
 
+def _suspects(head: pl.DataFrame) -> set[str]:
+    """Return the columns that may tell rows apart, as far as the first rows show: text, and whole numbers."""
+    if head.height < LEAST_ROWS:
+        return set()
+    text = [name for name, dtype in head.schema.items() if dtype == pl.String]
+    numbers = [name for name, dtype in head.schema.items() if dtype == pl.Float64]
+    columns = pl.col(numbers)
+    whole = head.select((columns.is_not_null() & (columns == columns.floor())).all()).row(0) if numbers else ()
+    return {*text, *(name for name, found in zip(numbers, whole, strict=True) if found)}
+
+
 def _is_id(series: pl.Series) -> bool:
     """Whether a column merely tells rows apart: text that is almost all distinct, or integers that number the rows.
 
     Integers number the rows when all differ and they rise by small steps, fill a range without a gap, or the column is
     called id, index, row or the like.
     """
-    if series.dtype == pl.Boolean or len(series) < LEAST_ROWS:
-        return False
     if series.dtype == pl.String:
         return all(_distinct_share(series.head(rows)) >= DISTINCT_SHARE for rows in (SAMPLE_ROWS, CHECKED_ROWS))
     head = series.head(SAMPLE_ROWS)
-    distinct = series.null_count() == 0 and bool((head == head.floor()).all()) and head.n_unique() == len(head)
-    return distinct and _numbers_rows(series.head(CHECKED_ROWS))
+    return series.null_count() == 0 and head.n_unique() == len(head) and _numbers_rows(series.head(CHECKED_ROWS))
 
 
 def _distinct_share(series: pl.Series) -> float:

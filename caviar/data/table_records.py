@@ -23,6 +23,7 @@ from caviar.core.files import cache_folder
 from caviar.data.settings import DataSettings
 
 BLOCK = 4 << 20
+SCAN_BLOCK = 1 << 19
 NEWLINE, RETURN, QUOTE = 10, 13, 34
 GZIP = b"\x1f\x8b"
 MARKS = (
@@ -154,14 +155,14 @@ def scan_text(path: Path, delimiter: str) -> TextFacts:
     lines = blank = open_ends = quotes = offset = 0
     before = b"\n\n"
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(SCAN_BLOCK):
             nul = block.find(0)
             if nul >= 0:
                 place = (offset + nul, lines + block.count(b"\n", 0, nul) + 1)
                 return TextFacts(lines, blank, open_ends, quotes, place)
             counts = _count_lines(np.frombuffer(before + block, dtype=np.uint8), ord(delimiter))
             lines, blank, open_ends = lines + counts[0], blank + counts[1], open_ends + counts[2]
-            quotes += counts[3]
+            quotes += block.count(b'"') if b'"' in block else 0
             before = (before + block[-2:])[-2:]
             offset += len(block)
     if offset and before[-1] != NEWLINE:
@@ -170,14 +171,14 @@ def scan_text(path: Path, delimiter: str) -> TextFacts:
     return TextFacts(lines, blank, open_ends, quotes, None)
 
 
-def _count_lines(data: NDArray[np.uint8], delimiter: int) -> tuple[int, int, int, int]:
-    """Count newlines, blank lines, lines that end in a delimiter, and quotes after the first two bytes of `data`."""
+def _count_lines(data: NDArray[np.uint8], delimiter: int) -> tuple[int, int, int]:
+    """Count newlines, blank lines, and lines that end in a delimiter, after the first two bytes of `data`."""
     ends = np.flatnonzero(data[2:] == NEWLINE) + 2
     last = data[ends - 1]
     returns = last == RETURN
     if returns.any():
         last = np.where(returns, data[ends - 2], last)
-    return len(ends), int((last == NEWLINE).sum()), int((last == delimiter).sum()), int((data[2:] == QUOTE).sum())
+    return len(ends), int((last == NEWLINE).sum()), int((last == delimiter).sum())
 
 
 class Chunk(NamedTuple):

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 from caviar.core.columns import Task
 from caviar.core.errors import InputError, nearest
 from caviar.data.settings import DataSettings
+from caviar.data.table_features import check_finite
 from caviar.data.table_origin import Origin, mask_rows, origin_of
 from caviar.data.table_types import (
     ROWS,
     canonical,
     cast_expr,
-    check_finite,
     find_kind,
     first_form,
     offending,
     refuse_type,
-    slices,
+    value_codes,
     value_counts,
 )
 
@@ -153,18 +153,7 @@ def _classes(series: pl.Series, origin: Origin) -> Target:
     if not number and _all_numbers(classes):
         order = np.argsort([float(text) for text in classes], kind="stable")
         values, classes = values[order.tolist()], [classes[i] for i in order]
-    return Target(_codes(series, values), "classification", tuple(classes))
-
-
-def _codes(series: pl.Series, values: pl.Series) -> NDArray[np.int64]:
-    """Return the number of each value in `values`, -1 where it is not there, slice by slice to spare memory."""
-    codes = np.empty(len(series), dtype=np.int64)
-    numbers, start = pl.Series(range(len(values)), dtype=pl.Int64), 0
-    for piece in slices(series):
-        found = piece.replace_strict(values, numbers, default=-1, return_dtype=pl.Int64)
-        codes[start : start + len(piece)] = found.to_numpy()
-        start += len(piece)
-    return codes
+    return Target(value_codes(series, values), "classification", tuple(classes))
 
 
 def _all_numbers(classes: list[str]) -> bool:
@@ -182,7 +171,7 @@ def known_target(series: pl.Series, target: Target, origin: Origin) -> NDArray[A
     if target.task == "regression":
         return series.cast(pl.Float64).to_numpy(writable=True)
     names = series.to_frame().select(canonical(series.name, series.dtype)).to_series()
-    numbers = _codes(names, pl.Series(target.classes))
+    numbers = value_codes(names, pl.Series(target.classes))
     unseen = np.flatnonzero(numbers < 0)
     if len(unseen):
         row = int(unseen[0])

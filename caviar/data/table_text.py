@@ -15,6 +15,7 @@ from caviar.data.table_records import TextFacts, check_utf8, header_fields, scan
 
 SAMPLE_BLOCKS = 16
 SAMPLE_BLOCK = 1 << 16
+LONGEST_LINE = 1 << 24
 NAMED_RETRIES = 4
 
 
@@ -67,15 +68,16 @@ def _check_bytes(start: bytes, name: str) -> None:
 
 def check_names(names: list[str], where: str) -> None:
     """Refuse blank and repeated column names."""
+    first: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name:
             raise InputError(
                 f"{where}: column {number} of {len(names)} has a blank name. Name it in the header, or remove the "
                 "column (pandas writes its index like this; use to_csv(index=False))."
             )
-        if names.index(name) != number - 1:
+        if first.setdefault(name, number) != number:
             raise InputError(
-                f"{where}: the column name {name!r} stands twice, in columns {names.index(name) + 1} and {number}. "
+                f"{where}: the column name {name!r} stands twice, in columns {first[name]} and {number}. "
                 "Give every column a name of its own."
             )
 
@@ -178,14 +180,16 @@ class TextTable:
         """Return whole lines from places spread over the file, the header left out."""
         size = self.path.stat().st_size
         with self.path.open("rb") as file:
-            head = file.read(SAMPLE_BLOCKS * SAMPLE_BLOCK)
-            if size <= len(head):
-                return _after_header(head)
-            blocks = [_after_header(head[:SAMPLE_BLOCK])]
-            for number in range(1, SAMPLE_BLOCKS):
+            file.readline(LONGEST_LINE)
+            block = max(SAMPLE_BLOCK, 4 * len(file.readline(LONGEST_LINE)))
+            file.seek(0)
+            if size <= SAMPLE_BLOCKS * block:
+                return _after_header(file.read())
+            blocks = []
+            for number in range(SAMPLE_BLOCKS):
                 file.seek(size * number // SAMPLE_BLOCKS)
-                blocks.append(_after_header(file.read(SAMPLE_BLOCK)))
-        return b"".join(block[: block.rfind(b"\n") + 1] for block in blocks)
+                blocks.append(_after_header(file.read(block)))
+        return b"".join(text[: text.rfind(b"\n") + 1] for text in blocks)
 
 
 def _after_header(block: bytes) -> bytes:

@@ -1,17 +1,18 @@
-"""Kinds of columns: how they are found in training, and how a new table is brought to them.
+"""Kinds of columns, how they are found, and the one form in which every table is held.
 
 A typed table has three types only: Float64 (numeric), Boolean and String (categorical); null is a missing value.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from caviar.core.columns import Column, Kind
-from caviar.core.errors import InputError, nearest
-from caviar.data.table_origin import Origin, mask_rows, origin_of
+from caviar.core.columns import Kind
+from caviar.core.errors import InputError
+from caviar.data.table_origin import Origin, mask_rows
 
 MISSING_MARKERS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-")
 MOSTLY = 0.9
@@ -19,7 +20,6 @@ SLICE = 1 << 20
 SAMPLE = 10_000
 ROWS = "rows of a value"
 LARGEST_EXACT = 2.0**53
-LARGEST_FLOAT32 = 3.4028234663852886e38
 DTYPES: dict[Kind, pl.DataType] = {"numeric": pl.Float64(), "boolean": pl.Boolean(), "categorical": pl.String()}
 
 _DATE = (
@@ -37,8 +37,8 @@ def canonical(name: str, dtype: pl.DataType) -> pl.Expr:
 
     Surrounding spaces are cut; an empty text and NaN are missing.
     """
-    column = pl.col(name)
-    if dtype.is_float():
+    column = pl.col(name).cast(pl.Float64) if dtype.is_decimal() else pl.col(name)
+    if dtype.is_float() or dtype.is_decimal():
         whole = column.is_finite() & (column == column.floor()) & (column.abs() < LARGEST_EXACT)
         integer = column.cast(pl.Int64, strict=False).cast(pl.String)
         return pl.when(whole).then(integer).otherwise(column.fill_nan(None).cast(pl.String)).alias(name)
@@ -81,19 +81,23 @@ def first_form(name: str, dtype: pl.DataType, as_text: bool) -> pl.Expr | None:
 
 def to_first_form(frame: pl.DataFrame, as_text: Collection[str]) -> pl.DataFrame:
     """Bring a frame in memory to the three types; columns that are so already, or cannot be, stay as they are."""
-    forms = {name: first_form(name, dtype, name in as_text) for name, dtype in frame.schema.items()}
-    changes = [form for name, form in forms.items() if form is not None and not _is_formed(frame[name], form, as_text)]
+    floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
+    has_nan = frame.select(pl.col(floats).is_nan().any()).row(0) if floats else ()
+    with_nan = {name for name, found in zip(floats, has_nan, strict=True) if found}
+    changes = []
+    for series in frame.get_columns():
+        form = first_form(series.name, series.dtype, series.name in as_text)
+        if form is not None and not _is_formed(series, form, series.name in as_text, series.name in with_nan):
+            changes.append(form)
     return frame.with_columns(changes)
 
 
-def _is_formed(series: pl.Series, form: pl.Expr, as_text: Collection[str]) -> bool:
+def _is_formed(series: pl.Series, form: pl.Expr, as_text: bool, has_nan: bool) -> bool:
     """Whether a column is in its first form: then its memory, maybe a file's pages, is not copied."""
     if series.dtype == pl.String:
         pieces = [distinct(series)] if _repeats(series) else slices(series)
         return all(piece.to_frame().select(form).to_series().equals(piece) for piece in pieces)
-    if series.name in as_text:
-        return False
-    return series.dtype == pl.Boolean or (series.dtype == pl.Float64 and not series.is_nan().any())
+    return not as_text and (series.dtype == pl.Boolean or (series.dtype == pl.Float64 and not has_nan))
 
 
 def _repeats(series: pl.Series) -> bool:
@@ -117,6 +121,17 @@ def value_counts(series: pl.Series) -> pl.DataFrame:
     """Return the distinct values and, as `rows`, how many rows hold each, in no order."""
     pieces = [piece.value_counts(name=ROWS) for piece in slices(series)]
     return pl.concat(pieces).group_by(series.name).agg(pl.col(ROWS).sum())
+
+
+def value_codes(series: pl.Series, values: pl.Series) -> NDArray[np.int64]:
+    """Return the number of each value in `values`, -1 where it is not there, slice by slice to spare memory."""
+    codes = np.empty(len(series), dtype=np.int64)
+    numbers, start = pl.Series(range(len(values)), dtype=pl.Int64), 0
+    for piece in slices(series):
+        found = piece.replace_strict(values, numbers, default=-1, return_dtype=pl.Int64)
+        codes[start : start + len(piece)] = found.to_numpy()
+        start += len(piece)
+    return codes
 
 
 def refuse_type(series: pl.Series, origin: Origin) -> InputError:
@@ -250,116 +265,3 @@ def cast_expr(name: str, dtype: pl.DataType, kind: Kind) -> pl.Expr | None:
     if kind == "numeric":
         return pl.col(name).cast(pl.Float64, strict=False).fill_nan(None)
     return pl.col(name) == "true"
-
-
-def check_finite(frame: pl.DataFrame, origin: Origin) -> None:
-    """Refuse infinity and numbers beyond float32 in the Float64 columns of a typed table, naming row and column."""
-    numeric = [name for name, dtype in frame.schema.items() if dtype == pl.Float64]
-    if not numeric or not frame.height:
-        return
-    lowest = frame.select(pl.col(numeric).min()).row(0)
-    highest = frame.select(pl.col(numeric).max()).row(0)
-    for name, low, high in zip(numeric, lowest, highest, strict=True):
-        if low is not None and max(-low, high) > LARGEST_FLOAT32:
-            raise _too_large(frame, name, origin)
-
-
-def _too_large(frame: pl.DataFrame, name: str, origin: Origin) -> InputError:
-    series = frame[name]
-    row = int(mask_rows(series.abs() > LARGEST_FLOAT32)[0])
-    value = origin.field(row, name) or repr(series[row])
-    where = f"{origin.at(row)}, column {name!r}: {value}"
-    if "inf" in value.lower():
-        return InputError(
-            f"{where} is infinite, and no network can learn from that. Correct it, or leave the field empty."
-        )
-    return InputError(
-        f"{where} is too large for a 32-bit float (at most 3.4e38). Rescale the column, take its logarithm, correct "
-        f"the value, or leave the column out: {ignoring(name)}."
-    )
-
-
-def typed_features(frame: pl.DataFrame, columns: Sequence[Column], where: str | Path | Origin) -> pl.DataFrame:
-    """Bring a new raw table to the columns that training had, found by name and in that order.
-
-    Args:
-        frame: the raw table (from `read_frame`, or any Polars frame); other columns in it are passed over, see
-            `extra_columns`.
-        columns: the columns of training.
-        where: what messages call the table; the path of a text table gets its lines named.
-
-    Returns:
-        Numeric columns as Float64, boolean as Boolean, categorical as String in one spelling (3, 3.0 and "3" are
-        "3"); null is missing, and NaN is.
-
-    Raises:
-        InputError: a column is missing (the nearest name is offered), holds text where a number was, is not true or
-            false where a boolean was, or holds infinity or a number beyond float32.
-    """
-    origin = origin_of(where)
-    missing = [column.name for column in columns if column.name not in frame.columns]
-    if missing:
-        raise missing_column(missing, frame.columns, origin)
-    typed = pl.DataFrame([_typed(frame[column.name], column.kind, origin) for column in columns])
-    check_finite(typed, origin)
-    return typed
-
-
-def missing_column(missing: Sequence[str], present: Iterable[str], origin: Origin) -> InputError:
-    """Return the error for columns that a table lacks."""
-    present = list(present)
-    near = nearest(missing[0], present)
-    hint = f" Did you mean {near!r}?" if near else ""
-    more = f" (and {len(missing) - 1} more: {', '.join(missing[1:6])})" if len(missing) > 1 else ""
-    return InputError(
-        f"{origin.name}: column {missing[0]!r} is missing{more}.{hint} The table has: {', '.join(present[:50])}."
-    )
-
-
-def extra_columns(present: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
-    """Return the columns of a new table that training did not have."""
-    return tuple(name for name in present if name not in known)
-
-
-def _typed(series: pl.Series, kind: Kind, origin: Origin) -> pl.Series:
-    form = first_form(series.name, series.dtype, as_text=kind == "categorical")
-    if form is None:
-        raise refuse_type(series, origin)
-    if series.dtype == DTYPES[kind] and _is_formed(series, form, ()):
-        return series
-    formed = series.to_frame().select(form).to_series()
-    if kind == "categorical" or formed.dtype == DTYPES[kind]:
-        return formed
-    if kind == "numeric":
-        return _to_numbers(formed, origin)
-    return _to_booleans(formed, origin)
-
-
-def _to_numbers(series: pl.Series, origin: Origin) -> pl.Series:
-    if series.dtype == pl.Boolean:
-        return series.cast(pl.Float64)
-    wrong = mask_rows(offending(series))
-    if len(wrong):
-        row = int(wrong[0])
-        others = f" ({len(wrong)} such values)" if len(wrong) > 1 else ""
-        raise InputError(
-            f"{origin.at(row)}, column {series.name!r}: text {series[row]!r} where training had numbers{others}. "
-            "Correct it, or leave the field empty if the value is missing."
-        )
-    return series.cast(pl.Float64, strict=False).fill_nan(None)
-
-
-def _to_booleans(series: pl.Series, origin: Origin) -> pl.Series:
-    if series.dtype == pl.Float64:
-        found, wrong = series == 1, series.is_not_null() & ~series.is_in([0.0, 1.0])
-    else:
-        series = series.replace([*MISSING_MARKERS, "1", "0"], [None] * len(MISSING_MARKERS) + ["true", "false"])
-        found, wrong = series == "true", series.is_not_null() & ~series.is_in(["true", "false"])
-    rows = mask_rows(wrong)
-    if len(rows):
-        row = int(rows[0])
-        raise InputError(
-            f"{origin.at(row)}, column {series.name!r}: {series[row]!r} where training had true or false. "
-            "Correct it, or leave the field empty if the value is missing."
-        )
-    return found

@@ -17,23 +17,14 @@ from caviar.core.examples import SplitName
 from caviar.data.digests import combined_digest
 from caviar.data.raw import RawData
 from caviar.data.settings import DataSettings, SplitSettings
+from caviar.data.table_features import check_finite, extra_columns, missing_column, typed_features
 from caviar.data.table_files import TableFile, mapped_table, open_file
 from caviar.data.table_frames import column_names, frame_digest, to_polars
 from caviar.data.table_origin import Origin, mask_rows
 from caviar.data.table_profile import TableProfile, describe_profile, profile_table
 from caviar.data.table_target import check_target_name, known_target, read_target, target_values
 from caviar.data.table_text import check_names
-from caviar.data.table_types import (
-    DTYPES,
-    cast_expr,
-    check_finite,
-    extra_columns,
-    find_kind,
-    missing_column,
-    refuse_type,
-    to_first_form,
-    typed_features,
-)
+from caviar.data.table_types import DTYPES, cast_expr, distinct, find_kind, refuse_type, to_first_form, value_codes
 
 __all__ = ["extra_columns", "open_table", "read_frame", "target_values", "typed_features"]
 
@@ -146,7 +137,7 @@ class _Opened:
 
     def _first_form(self, used: list[str], as_text: Collection[str]) -> tuple[pl.DataFrame, str]:
         if self._file is None:
-            dropped = [name for name in self.names if name not in used]
+            dropped = set(self.names).difference(used)
             frame = to_polars(self._frame, self.origin.name, dropped).select(used)
             return to_first_form(frame, as_text), ""
         with ThreadPoolExecutor(1) as pool:
@@ -183,7 +174,8 @@ def _plan(names: list[str], settings: DataSettings, split: SplitSettings, origin
         raise InputError(
             f"{origin.name}: no column is left to predict {target!r} from. Give a table with feature columns."
         )
-    used = [name for name in names if name in {*features, *sides, target}]
+    wanted = {*features, *sides, target}
+    used = [name for name in names if name in wanted]
     as_text = {*settings.categorical, *sides} & set(used)
     return _Plan(target, used, frozenset(as_text - {target} if settings.task == "regression" else as_text), features)
 
@@ -191,11 +183,12 @@ def _plan(names: list[str], settings: DataSettings, split: SplitSettings, origin
 def _casts(first: pl.DataFrame, plan: _Plan, origin: Origin) -> list[pl.Expr]:
     """Return the casts that bring each column to its kind."""
     casts = []
-    for name, dtype in first.schema.items():
+    for series in first.get_columns():
+        name, dtype = series.name, series.dtype
         if dtype not in KIND_OF:
-            raise refuse_type(first[name], origin)
+            raise refuse_type(series, origin)
         if name not in plan.as_text:
-            casts.append(cast_expr(name, dtype, find_kind(first[name], origin, is_target=name == plan.target)))
+            casts.append(cast_expr(name, dtype, find_kind(series, origin, is_target=name == plan.target)))
     return [cast for cast in casts if cast is not None]
 
 
@@ -212,7 +205,8 @@ def _assemble(
     assert profile is not None
     auto = settings.ignore == "auto"
     left_out = {*profile.empty, *(profile.constant if auto else ()), *(profile.ids if auto else ())}
-    columns = tuple(Column(name, KIND_OF[train.frame.schema[name]]) for name in plan.features if name not in left_out)
+    schema = train.frame.schema
+    columns = tuple(Column(name, KIND_OF[schema[name]]) for name in plan.features if name not in left_out)
     if not columns:
         raise InputError(
             f"{train.origin.name}: every feature column is empty, constant or merely tells rows apart: "
@@ -229,7 +223,7 @@ def _assemble(
     groups = [_side(train, split.group, "split.group")]
     parts: dict[SplitName, int] = {"train": train.frame.height}
     for part, source in others.items():
-        table, extra = _other(source, part, settings, split, plan, columns, train.frame.schema[plan.target])
+        table, extra = _other(source, part, settings, split, plan, columns, schema[plan.target])
         if extra:
             notices.append(
                 f"{table.origin.name}: columns that training does not have are left out: {', '.join(extra[:10])}."
@@ -270,7 +264,8 @@ def _other(
     if split.group != "none":
         wanted.append(Column(split.group, "categorical"))
     with _opened(source, settings, f"the {part} frame") as opened:
-        missing = [column.name for column in wanted if column.name not in opened.names]
+        present = set(opened.names)
+        missing = [column.name for column in wanted if column.name not in present]
         if missing:
             raise missing_column(missing, opened.names, opened.origin)
         as_text = {column.name for column in wanted if column.kind == "categorical"}
@@ -295,12 +290,16 @@ def _side(table: _Table, name: str, setting: str) -> pl.Series | None:
 
 
 def _words(series: pl.Series | None) -> NDArray[np.str_] | None:
-    return None if series is None else series.to_numpy().astype(np.str_)
+    if series is None:
+        return None
+    values = distinct(series).sort()
+    words: NDArray[np.str_] = np.array(values.to_list(), dtype=np.str_)
+    return words[value_codes(series, values)]
 
 
 def _numbered(parts: list[pl.Series | None]) -> NDArray[np.int64] | None:
     given = [part for part in parts if part is not None]
     if not given:
         return None
-    ranks: NDArray[np.int64] = pl.concat(given).rank("dense").cast(pl.Int64).to_numpy()
-    return ranks - 1
+    values = pl.concat([distinct(part) for part in given]).unique().sort()
+    return np.concatenate([value_codes(part, values) for part in given])
