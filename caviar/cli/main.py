@@ -3,12 +3,13 @@
 0 done, 1 the run failed, 2 wrong input or usage, 130 interrupted (SIGINT or SIGTERM).
 """
 
+import functools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +21,22 @@ from caviar.cli.recipe import recipe
 from caviar.cli.runs import runs
 from caviar.cli.train import train
 from caviar.core.errors import CaviarError, Interrupted
+
+
+class _StoppedError(Exception):
+    """Carries a KeyboardInterrupt past typer, which would drop what it has to say."""
+
+
+def _past_typer(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            raise _StoppedError from error
+
+    return call
+
 
 app = typer.Typer(
     name="caviar",
@@ -36,7 +53,7 @@ for command, summary in (
     (predict, "Predict new rows or pictures."),
     (runs, "List the runs."),
 ):
-    app.command(short_help=summary)(command)
+    app.command(short_help=summary)(_past_typer(command))
 
 
 def _version(wanted: bool) -> None:
@@ -69,9 +86,9 @@ def _run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except CaviarError as error:
         return _failed(arguments, f"error: {error}", str(error), error.exit_code)
-    except typer.Abort as error:  # how typer passes a KeyboardInterrupt on
-        return _interrupted(arguments, error.__cause__ or error.__context__)
-    except KeyboardInterrupt as error:
+    except _StoppedError as error:
+        return _interrupted(arguments, error.__cause__)
+    except (KeyboardInterrupt, typer.Abort) as error:  # before a command has begun
         return _interrupted(arguments, error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail again
