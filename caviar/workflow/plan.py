@@ -3,13 +3,14 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from caviar.core.columns import Task
 from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
 from caviar.core.examples import Splits
@@ -75,8 +76,11 @@ def make_plan(
     *,
     allow_code: bool = False,
     progress: Progress | None = None,
+    same_data: bool = False,
 ) -> Plan:
     """Read the data, split it, choose every "auto", fit the preprocessing, build the model, and try one batch.
+
+    Data with another digest than the recipe states is refused with `same_data`, else it is worth a notice.
 
     Raises:
         InputError: something of it cannot work; nothing has been written.
@@ -91,6 +95,9 @@ def make_plan(
     if recipe.device.threads != "auto":
         torch.set_num_threads(recipe.device.threads)
     raw = open_source(recipe.data, recipe.split, memory, progress)
+    changed = _changed_data(recipe, raw)
+    if changed and same_data:
+        raise InputError(f"{changed} Put the old data back, or start a new run.")
     splits = make_splits(
         recipe.split,
         raw.targets,
@@ -103,7 +110,19 @@ def make_plan(
     )
     resolve_loss(recipe.loss, raw.task)
     resolved = resolve(recipe, raw, splits)
-    return _assemble(resolved, raw, splits, model, device)
+    plan = _assemble(resolved, raw, splits, model, device)
+    return replace(plan, notices=(*plan.notices, changed)) if changed else plan
+
+
+def _changed_data(recipe: Recipe, raw: RawData) -> str:
+    """Return a sentence when the data is not what the recipe was resolved with, else nothing."""
+    if recipe.data.digest in ("auto", raw.digest):
+        return ""
+    source = "the data in memory" if recipe.data.source == "none" else recipe.data.source
+    return (
+        f"{source}: the data has changed since this recipe was written (its digest was {recipe.data.digest}, now it is "
+        f"{raw.digest})."
+    )
 
 
 def complete(sparse: Sparse, memory: InMemory | None, model: nn.Module | None) -> Recipe:
@@ -129,7 +148,7 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
         model = build_model(recipe.model, prepared.input_shape, outputs, generator, cardinalities)
     model.to(device)
     if not own:
-        check_outputs(model, example, raw.task, outputs)
+        _check_foreign(model, example, raw.task, outputs)
     batch_size = recipe.training.batch_size
     assert isinstance(batch_size, int)
     batch_bounds(len(splits.train), batch_size, merge_single=has_batch_norm(model))
@@ -144,6 +163,18 @@ def _layers(model: nn.Module, prepared: Prepared, example: torch.Tensor) -> tupl
         return tuple(summarise(model, prepared.input_shape, example.dtype))
     except InputError:  # a module of the user's own may refuse the zeros that summarise gives it
         return ()
+
+
+def _check_foreign(model: nn.Module, example: torch.Tensor, task: Task, outputs: int) -> None:
+    try:
+        check_outputs(model, example, task, outputs)
+    except InputError as error:
+        if example.is_floating_point():
+            raise
+        raise InputError(
+            f"{error} The inputs are whole numbers ({example.dtype}), handed to it as they are. If it computes with them, "
+            'give floating-point numbers, or set preprocess.numeric = "zscore".'
+        ) from error
 
 
 def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:

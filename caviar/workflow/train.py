@@ -180,23 +180,22 @@ def resume_run(
             return Run(folder, model)
         start, notices = newest_checkpoint(folder, stored, summary)
         print_notes(console, notices)
-        plan = _plan(from_dict(_with_open_digest(stored), str(folder.recipe)), memory, model, allow_code, console)
-        if plan.recipe.data.digest != stored.data.digest:
-            raise InputError(
-                f"{path}: the data has changed since this run began (its digest was {stored.data.digest}, now it is "
-                f"{plan.recipe.data.digest}). Put the old data back, or start a new run."
-            )
+        own = from_dict(stored.model_dump(), str(folder.recipe))
+        plan = _plan(own, memory, model, allow_code, console, same_data=True)
         return execute(replace(plan, recipe=stored), owned, console, start, resumed=True)
 
 
-def _with_open_digest(recipe: Recipe) -> dict[str, Any]:
-    values = recipe.model_dump()
-    return values | {"data": values["data"] | {"digest": "auto"}}
-
-
-def _plan(sparse: Sparse, memory: InMemory | None, model: nn.Module | None, allow_code: bool, console: Console) -> Plan:
+def _plan(
+    sparse: Sparse,
+    memory: InMemory | None,
+    model: nn.Module | None,
+    allow_code: bool,
+    console: Console,
+    *,
+    same_data: bool = False,
+) -> Plan:
     with reading_progress(console) as progress:
-        plan = make_plan(sparse, memory, model, allow_code=allow_code, progress=progress)
+        plan = make_plan(sparse, memory, model, allow_code=allow_code, progress=progress, same_data=same_data)
     print_notes(console, plan.notices)
     print_plan(console, plan)
     return plan
