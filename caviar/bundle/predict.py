@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from caviar.bundle.read import RawInput, read_raw, read_with_targets
+from caviar.core.errors import InputError
 from caviar.train.evaluate import EVALUATION_BATCH
 from caviar.train.metrics import classification_report, confusion_matrix, regression_report
 
@@ -116,11 +117,24 @@ def _outputs(bundle: "Bundle", read: RawInput) -> Tensor:
     device = parameter.device if parameter is not None else torch.device("cpu")
     preprocess = bundle.preprocess.cpu()
     found = [
-        bundle.network(batch.to(device)).float().cpu()
+        _forward(bundle, batch.to(device)).float().cpu()
         for block in read.blocks(bundle.preprocess)
         for batch in torch.split(preprocess(block), EVALUATION_BATCH)
     ]
     return torch.cat(found)
+
+
+def _forward(bundle: "Bundle", batch: Tensor) -> Tensor:
+    try:
+        outputs: Tensor = bundle.network(batch)
+        return outputs
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the network cannot take these inputs ({batch.dtype} of shape {tuple(batch.shape)}): "
+            f"{str(error).splitlines()[0]}. Give inputs of the type and range that it was trained on."
+        ) from error
 
 
 def _predictions(bundle: "Bundle", read: RawInput, outputs: Tensor) -> Predictions:

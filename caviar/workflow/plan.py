@@ -172,7 +172,7 @@ def _check_foreign(model: nn.Module, example: torch.Tensor, task: Task, outputs:
         if example.is_floating_point():
             raise
         raise InputError(
-            f"{error} The inputs are whole numbers ({example.dtype}), handed to it as they are. If it computes with them, "
+            f"{error} The inputs are whole numbers ({example.dtype}), handed on as they are. If it computes with them, "
             'give floating-point numbers, or set preprocess.numeric = "zscore".'
         ) from error
 

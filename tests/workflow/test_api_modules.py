@@ -120,6 +120,24 @@ def test_a_module_that_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_whole_numbers_for_a_module_that_computes_with_them(tmp_path: Path) -> None:
+    inputs = np.random.default_rng(0).integers(0, 9, (40, 4))
+    labels = np.arange(40) % 2
+    with pytest.raises(caviar.InputError, match=r"whole numbers \(torch\.int64\).*preprocess\.numeric"):
+        caviar.train(inputs, labels, model=nn.Linear(4, 2), **QUICK)
+    run = caviar.train(inputs, labels, model=nn.Linear(4, 2), settings={"preprocess.numeric": "zscore"}, **QUICK)
+    assert len(run.bundle.predict(inputs.astype(float))) == 40
+
+
+def test_inputs_that_the_network_cannot_take_later() -> None:
+    tokens = np.random.default_rng(0).integers(0, 5, (60, 3))
+    module = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 2))
+    run = caviar.train(tokens, np.arange(60) % 2, model=module, **QUICK)
+    for rows in (tokens + 5, tokens.astype(float)):
+        with pytest.raises(caviar.InputError, match=r"the network cannot take these inputs .*type and range"):
+            run.bundle.predict(rows)
+
+
 def test_a_module_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
     module = nn.Linear(4, 3)
     module.stream = (number for number in range(3))  # type: ignore[assignment]
