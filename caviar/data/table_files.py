@@ -96,10 +96,19 @@ class TableFile:
     """
 
     def __init__(
-        self, path: Path, settings: DataSettings, names: list[str], text: TextTable | None, large: bool
+        self, path: Path, settings: DataSettings, names: list[str], large: bool, text: TextTable | None = None
     ) -> None:
         self.path, self.settings, self.names, self.large, self._text = path, settings, names, large, text
         self.origin = Origin(str(path), path if text else None, settings)
+
+    def odd_columns(self) -> tuple[set[str], set[str]]:
+        """Return the columns that hold dates or times, and those no typed table can hold."""
+        if self._text is not None:
+            return set(), set()
+        with _parquet_faults(self.path):
+            schema = pl.scan_parquet(self.path, glob=False).collect_schema()
+        times = {name for name, dtype in schema.items() if dtype.is_temporal()}
+        return times, {name for name, dtype in schema.items() if first_form(name, dtype, as_text=True) is None}
 
     def digest(self) -> str:
         return content_digest(self.path)
@@ -156,12 +165,12 @@ def open_file(source: str | Path, settings: DataSettings) -> Iterator[TableFile]
     budget = settings.memory_budget * MEGABYTE
     if check_file(path) == "parquet":
         names, size = _parquet_header(path)
-        yield TableFile(path, settings, names, None, size > budget)
+        yield TableFile(path, settings, names, size > budget)
         return
     delimiter = delimiter_of(path, settings)
     with plain_text(path, settings) as plain:
         text = TextTable(plain, str(path), delimiter)
-        yield TableFile(path, settings, text.names, text, plain.stat().st_size > budget)
+        yield TableFile(path, settings, text.names, plain.stat().st_size > budget, text)
 
 
 def _parquet_header(path: Path) -> tuple[list[str], int]:

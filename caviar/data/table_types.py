@@ -223,8 +223,8 @@ def _refuse_dates(series: pl.Series, origin: Origin) -> None:
     if _all_match(series, DECIMAL_COMMA):
         row = int(mask_rows(series.is_not_null())[0])
         raise InputError(
-            f"{origin.at(row)}, column {series.name!r}: {series[row]!r} has a decimal comma. Write numbers "
-            f"with a decimal point, or leave the column out: {ignoring(series.name)}."
+            f"{origin.at(row)}, column {series.name!r}: {series[row]!r} has a comma as its decimal or thousands mark. "
+            f"Write numbers with a decimal point and no other mark, or leave the column out: {ignoring(series.name)}."
         )
 
 

@@ -123,6 +123,9 @@ class _Opened:
 
     def frame(self, used: list[str], as_text: Collection[str]) -> pl.DataFrame:
         """Return the table in its first form: types by what the values are, nothing demanded of them."""
+        if self._file is not None and self._file.large:
+            times, unusable = self._file.odd_columns()
+            used, as_text = [name for name in used if name not in unusable], {*as_text, *times}
         return self.untyped(used, as_text).frame
 
     def untyped(self, used: list[str], as_text: Collection[str]) -> _Table:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -111,3 +112,12 @@ def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text("a,label\n" + "1,x\n2,y\n" * 4)
     with pytest.raises(InputError, match=r"could not be converted.*CAVIAR_CACHE"):
         open_table(path, DataSettings(target="label"), SplitSettings())
+
+
+@pytest.mark.usefixtures("all_large")
+def test_large_rows_to_predict_may_hold_columns_of_other_types(tmp_path: Path) -> None:
+    path = tmp_path / "new.parquet"
+    frame = pl.DataFrame({"day": [date(2024, 1, 2)], "many": [[1, 2]], "a": [3]})
+    frame.write_parquet(path)
+    read = read_frame(path, DataSettings())
+    assert read.to_dict(as_series=False) == {"day": ["2024-01-02"], "a": [3.0]}

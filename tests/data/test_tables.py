@@ -227,24 +227,16 @@ def test_pandas_and_pyarrow_are_optional() -> None:
     code = """
 import sys
 sys.modules["pyarrow"] = None
-import pandas
-from caviar.data.tables import open_table
-from caviar.data.settings import DataSettings, SplitSettings
-frame = pandas.DataFrame({"a": [1, 2, 4], "b": ["x", None, "y"], "label": [0.5, 1.5, 2.5]})
-raw = open_table(frame, DataSettings(target="label"), SplitSettings())
-assert raw.inputs["b"].to_list() == ["x", None, "y"]
-assert raw.task == "regression"
-del sys.modules["pandas"]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-    code = """
-import sys
-sys.modules["pandas"] = sys.modules["pyarrow"] = None
 import polars
 from caviar.data.tables import open_table
 from caviar.data.settings import DataSettings, SplitSettings
+settings = DataSettings(target="label"), SplitSettings()
 frame = polars.DataFrame({"a": [1, 2, 4], "label": [0.5, 1.5, 2.5]})
-assert open_table(frame, DataSettings(target="label"), SplitSettings()).targets.tolist() == [0.5, 1.5, 2.5]
+assert open_table(frame, *settings).targets.tolist() == [0.5, 1.5, 2.5]
+assert "pandas" not in sys.modules
+import pandas
+frame = pandas.DataFrame({"a": [1, 2, 4], "b": ["x", None, "y"], "label": [0.5, 1.5, 2.5]})
+assert open_table(frame, *settings).inputs["b"].to_list() == ["x", None, "y"]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
