@@ -1,7 +1,7 @@
 """The training loops that benchmarks/loop.py compares: the same net, data, batches, optimiser and evaluation in each.
 
-Every contender is a function from a Work to nothing: it trains a fresh copy of the net for `work.epochs` epochs and
-looks at the dev split after each of them.
+Every contender is a context manager around a Work: it sets up a fresh copy of the net and yields a function that trains
+it for `work.epochs` epochs and evaluates the dev split after each of them. Only that function is timed.
 """
 
 import copy
@@ -9,7 +9,8 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,8 @@ from caviar.train.state import State
 from caviar.workflow.execute import build_job
 from caviar.workflow.observers import ProgressBar, Recorder, RunLog
 from caviar.workflow.plan import Plan
+
+Contender = Callable[["Work"], AbstractContextManager[Callable[[], object]]]
 
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
@@ -64,57 +67,73 @@ class Work:
         return net
 
 
-def caviar(work: Work) -> None:
+@contextmanager
+def caviar(work: Work) -> Iterator[Callable[[], object]]:
     """Caviar as in a real run: record store, checkpoints, run.json, and a progress bar on a (pretended) terminal."""
-    with tempfile.TemporaryDirectory() as temporary:
-        console = Console(file=io.StringIO(), force_terminal=True, width=100)
-        plan = replace(work.plan, model=copy.deepcopy(work.plan.model))
-        owned = create_run(Path(temporary), None, "run", {}, {"epoch": 0})
-        folder, seed = owned.folder, derive_seed(plan.recipe.seed, "trial", 0, "draws")
-        with owned, Store(folder.store) as store, isolated_randomness(seed, plan.device):
-            job, state, checkpoints = build_job(plan), State(), Checkpoints(folder.checkpoints)
-            recorder = Recorder(store, folder, RunLog(folder.log))
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    plan = replace(work.plan, model=copy.deepcopy(work.plan.model))
+    randomness = isolated_randomness(derive_seed(plan.recipe.seed, "trial", 0, "draws"), plan.device)
+    with tempfile.TemporaryDirectory() as folder, create_run(Path(folder), None, "run", {}, {}) as owned:
+        run = owned.folder
+        with Store(run.store) as store, randomness:
+            job, state, checkpoints = build_job(plan), State(), Checkpoints(run.checkpoints)
+            recorder = Recorder(store, run, RunLog(run.log))
             with ProgressBar(job.epochs, len(job.train), job.batch_size, 0, console) as bar:
-                run_loop(job, state, checkpoints, [recorder, bar], StopRequest())
-            recorder.on_save(state.step)
+
+                def train() -> None:
+                    run_loop(job, state, checkpoints, [recorder, bar], StopRequest())
+                    recorder.on_save(state.step)
+
+                yield train
 
 
-def hand_written(work: Work) -> None:
+@contextmanager
+def hand_written(work: Work) -> Iterator[Callable[[], object]]:
     """The loop that a good engineer writes over tensors in memory."""
     net, inputs, labels = work.fresh(), work.inputs, work.labels
     optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    for _ in range(work.epochs):
-        net.train()
-        order = torch.randperm(len(inputs))
-        total = 0.0
-        for start in range(0, len(inputs), work.batch_size):
-            rows = order[start : start + work.batch_size]
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(net(inputs[rows]), labels[rows])
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(rows)
-        _evaluate(net, zip(work.dev_inputs.split(DEV_BATCH), work.dev_labels.split(DEV_BATCH), strict=True))
+
+    def train() -> None:
+        for _ in range(work.epochs):
+            net.train()
+            order = torch.randperm(len(inputs))
+            total = 0.0
+            for start in range(0, len(inputs), work.batch_size):
+                rows = order[start : start + work.batch_size]
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(net(inputs[rows]), labels[rows])
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(rows)
+            _evaluate(net, zip(work.dev_inputs.split(DEV_BATCH), work.dev_labels.split(DEV_BATCH), strict=True))
+
+    yield train
 
 
-def data_loader(work: Work) -> None:
+@contextmanager
+def data_loader(work: Work) -> Iterator[Callable[[], object]]:
     """The usual tutorial loop: TensorDataset and DataLoader."""
     net = work.fresh()
     optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-    train, dev = _loaders(work)
-    for _ in range(work.epochs):
-        net.train()
-        total = 0.0
-        for inputs, labels in train:
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(net(inputs), labels)
-            loss.backward()
-            optimizer.step()
-            total += loss.item() * len(inputs)
-        _evaluate(net, dev)
+    train_batches, dev_batches = _loaders(work)
+
+    def train() -> None:
+        for _ in range(work.epochs):
+            net.train()
+            total = 0.0
+            for inputs, labels in train_batches:
+                optimizer.zero_grad()
+                loss = functional.cross_entropy(net(inputs), labels)
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * len(inputs)
+            _evaluate(net, dev_batches)
+
+    yield train
 
 
-def lightning(work: Work) -> None:
+@contextmanager
+def lightning(work: Work) -> Iterator[Callable[[], object]]:
     """Lightning's Trainer without logger, progress bar, summary and checkpoints."""
     from lightning import LightningModule, Trainer
 
@@ -147,10 +166,12 @@ def lightning(work: Work) -> None:
             enable_checkpointing=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(Module(work.fresh()), *_loaders(work))
+        module, loaders = Module(work.fresh()), _loaders(work)
+        yield lambda: trainer.fit(module, *loaders)
 
 
-def skorch(work: Work) -> None:
+@contextmanager
+def skorch(work: Work) -> Iterator[Callable[[], object]]:
     """Skorch's NeuralNetClassifier, silent, with the dev split as its own."""
     from skorch import NeuralNetClassifier
     from skorch.helper import predefined_split
@@ -171,10 +192,10 @@ def skorch(work: Work) -> None:
             classes=list(range(10)),
             verbose=0,
         )
-        net.fit(work.inputs, work.labels)
+        yield lambda: net.fit(work.inputs, work.labels)
 
 
-def installed() -> dict[str, Callable[[Work], None]]:
+def installed() -> dict[str, Contender]:
     """Return the contenders that can run here, caviar first; names as they stand in the table."""
     optional = {"Lightning": ("lightning", lightning), "skorch": ("skorch", skorch)}
     found = {name: contender for name, (package, contender) in optional.items() if find_spec(package)}

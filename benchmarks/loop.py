@@ -79,10 +79,11 @@ def _measure(work: Work, rounds: int, say: Console) -> Times:
     times: Times = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            gc.collect()
-            wall, cpu = time.perf_counter(), time.process_time()
-            contender(work)
-            spent = (time.perf_counter() - wall, time.process_time() - cpu)
+            with contender(work) as train:
+                gc.collect()
+                wall, cpu = time.perf_counter(), time.process_time()
+                train()
+                spent = (time.perf_counter() - wall, time.process_time() - cpu)
             if number:  # the first round warms up
                 times[name].append(spent)
         say.print(f"{work.name}: round {number} of {rounds}", end="\r")

@@ -22,21 +22,26 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` through a temporary file: write, fsync, rename, fsync of the folder."""
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` to `path` through a temporary file: write, fsync, rename, fsync of the folder.
+
+    Without `durable` the two fsyncs are left out: the file is whole after a kill, but a power cut may undo the change.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def json_text(value: Any) -> str:
@@ -44,9 +49,9 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write `json_text(value)`, atomically."""
-    write_atomic(path, json_text(value).encode())
+    write_atomic(path, json_text(value).encode(), durable=durable)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """Where the run stands after a step: all counted from 1."""
 
     step: int

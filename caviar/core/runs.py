@@ -113,8 +113,15 @@ class RunFolder:
 
     def write_summary(self, **changes: Any) -> None:
         """Change some fields of run.json, atomically; those that become None are removed."""
+        self._change_summary(changes, durable=True)
+
+    def note_progress(self, **changes: Any) -> None:
+        """Change some fields of run.json, as `write_summary` does, without waiting for the disk."""
+        self._change_summary(changes, durable=False)
+
+    def _change_summary(self, changes: dict[str, Any], *, durable: bool) -> None:
         value = self.read_summary() | changes | {"updated": time.time()}
-        write_json(self.summary, {key: item for key, item in value.items() if item is not None})
+        write_json(self.summary, {key: item for key, item in value.items() if item is not None}, durable=durable)
 
     def is_locked(self) -> bool:
         """Whether a living process owns this run."""

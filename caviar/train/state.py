@@ -27,14 +27,14 @@ class Best:
 
 @dataclass
 class State:
-    """Progress of a run. `epoch` is the one under way, from 1; `batch` counts its finished batches."""
+    """Progress of a run. `epoch` is the one under way, from 1; `batch` counts its finished batches, of `losses`."""
 
     epoch: int = 1
     batch: int = 0
     step: int = 0
     waited: int = 0
     best: Best = field(default_factory=Best)
-    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    losses: list[Tensor] = field(default_factory=list)
 
 
 def improves(value: float, best: Best, metric: Metric) -> bool:
@@ -64,7 +64,7 @@ def pack(
     tensors |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
     tensors |= {f"generator/{name}": tensor for name, tensor in generator_states(device).items()}
-    tensors["losses"] = state.losses[: state.batch]
+    tensors["losses"] = torch.stack(state.losses) if state.losses else torch.zeros(0)
     best = {"epoch": state.best.epoch, "step": state.best.step, "value": _word(state.best.value)}
     data = {
         "epoch": state.epoch,
@@ -98,7 +98,7 @@ def _unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     current = model.state_dict()
     for name, tensor in _under(tensors, "best/").items():
         best.weights[name] = torch.empty_like(current[name]).copy_(tensor)
-    losses = tensors["losses"].to(device)
+    losses = list(tensors["losses"].to(device))
     return State(data["epoch"], data["batch"], data["step"], data["waited"], best, losses)
 
 

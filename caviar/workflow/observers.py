@@ -68,7 +68,7 @@ class Recorder:
 
     def on_save(self, step: int) -> None:
         self.flush()
-        self._folder.write_summary(**self._summary, step=step)
+        self._folder.note_progress(**self._summary, step=step)
 
     def flush(self) -> None:
         """Write everything gathered so far."""
