@@ -19,7 +19,7 @@ from caviar.bundle.manifest import (
     manifest_from_json,
     manifest_to_json,
 )
-from caviar.core.errors import InputError
+from caviar.core.errors import InputError, nearest
 from caviar.core.files import atomic_folder, digest_file, write_atomic, write_json
 from caviar.nn.build import build_model, lay_out_model
 from caviar.nn.settings import ConvNetSettings, MLPSettings
@@ -98,10 +98,23 @@ def _bundle_path(path: Path) -> Path:
     if not (path / MANIFEST_FILE).exists() and (path / "bundle" / MANIFEST_FILE).exists():
         return path / "bundle"
     if not path.exists():
-        raise InputError(f"{path}: there is no such bundle. A finished run has one in runs/NAME/bundle.")
+        raise InputError(f"{path}: there is no such bundle.{_near(path)} A finished run has one in runs/NAME/bundle.")
     if (path / "run.json").exists():
         raise InputError(f"{path}: this run has no bundle yet. Finish it: caviar train --resume {path}")
     return path
+
+
+def _near(path: Path) -> str:
+    """Offer the path whose first missing part is replaced by the nearest name that is there."""
+    missing = path
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing = missing.parent
+    near = (
+        nearest(missing.name, [child.name for child in missing.parent.iterdir()]) if missing.parent.is_dir() else None
+    )
+    if near is None:
+        return ""
+    return f" Did you mean {missing.parent / near / path.relative_to(missing)}?"
 
 
 def _build_network(manifest: Manifest, preprocess: nn.Module, weights: dict[str, Tensor], path: Path) -> nn.Module:
