@@ -148,16 +148,19 @@ def _is_whole(summary: dict[str, Any]) -> bool:
 class OwnedRun:
     """A run folder while this process owns it; leave the `with` block to let it go."""
 
-    def __init__(self, folder: RunFolder, lock: FileLock) -> None:
+    def __init__(self, folder: RunFolder, lock: FileLock, *, made_parent: bool = False) -> None:
         self.folder = folder
         self._lock = lock
+        self._made_parent = made_parent
 
     def release(self) -> None:
         self._lock.release(force=True)
 
     def discard(self) -> None:
-        """Remove the folder: nothing of this run is worth keeping."""
+        """Remove the folder, and the folder of runs if this run made it: nothing of it is worth keeping."""
         shutil.rmtree(self.folder.path, ignore_errors=True)
+        if self._made_parent:
+            _remove_empty(self.folder.path.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -175,6 +178,7 @@ def create_run(
     Without a `name` the next free one after `stem` is taken.
     """
     wanted = check_name(name) if name is not None else None
+    made_parent = not os.path.lexists(runs_dir)
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         _sweep(runs_dir)
@@ -192,10 +196,17 @@ def create_run(
     except BaseException as error:
         lock.release(force=True)
         shutil.rmtree(building, ignore_errors=True)
+        if made_parent:
+            _remove_empty(runs_dir)
         if isinstance(error, OSError):
             raise InputError(f"{runs_dir}: a run folder cannot be written here ({error.strerror or error}).") from error
         raise
-    return OwnedRun(RunFolder(path), lock)
+    return OwnedRun(RunFolder(path), lock, made_parent=made_parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _fill(building: Path, files: dict[str, bytes], summary: dict[str, Any]) -> None:

@@ -81,6 +81,7 @@ def _train(
     resumed: bool,
 ) -> None:
     job = build_job(plan)
+    folder.checkpoints.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
     state = State() if start is None else unpack(start, job.model, job.optimizer, job.device)
     store.delete_after(-1 if start is None else state.step)

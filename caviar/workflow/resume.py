@@ -61,6 +61,8 @@ def newest_checkpoint(
     if not problems and summary.get("step", 0) > step:
         problems.append(f"{folder.checkpoints}: the checkpoint of step {summary['step']} is missing.")
     notices = [f"{problem} Going on from step {step}." for problem in problems]
+    if step and not (folder.store.is_file() and folder.store.stat().st_size):
+        notices.append(f"{folder.store} is missing: the records before step {step} are lost.")
     for notice in notices:
         RunLog(folder.log).write(notice)
     if found is not None:
