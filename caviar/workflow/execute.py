@@ -1,5 +1,6 @@
 """Train a planned run in its folder: start or go on, finish, and say in words what went wrong."""
 
+import contextlib
 import shlex
 import sqlite3
 import sys
@@ -88,8 +89,14 @@ def _train(
     store.add_event(state.step, "resumed" if resumed else "started")
     folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
     recorder = Recorder(store, folder, log)
-    with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
-        done = run_loop(job, state, checkpoints, [recorder, bar], stop)
+    try:
+        with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
+            done = run_loop(job, state, checkpoints, [recorder, bar], stop)
+    except Exception as error:
+        with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
+            recorder.flush()
+            store.add_event(state.step, "failed", error=_reason(error))
+        raise
     recorder.on_save(state.step)
     if not done:
         store.add_event(state.step, "interrupted")
