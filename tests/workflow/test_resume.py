@@ -21,7 +21,6 @@ from caviar.workflow import execute, observers
 from tests.workflow.faulty import SMALL, cli, content, interrupted, iris, kinds, signal_at
 from tests.workflow.small import arrays, prices
 
-
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout": ("sample:wine", {"model.widths": [16, 16], "model.dropout": 0.4, "model.norm": "none"}),
     "batch norm, sgd": (
@@ -355,7 +354,8 @@ def test_records_are_readable_by_another_process_while_the_run_goes_on(
     read: list[str] = []
     code = (
         "import sys; from pathlib import Path; from caviar.core.store import Store\n"
-        "with Store(Path(sys.argv[1]), read_only=True) as s: print(len(s.read(name='batch_loss')), s.events()[0]['kind'])"
+        "with Store(Path(sys.argv[1]), read_only=True) as store:\n"
+        "    print(len(store.read(name='batch_loss')), store.events()[0]['kind'])"
     )
 
     def on_step(self: Any, moment: Any, loss: Any) -> None:
