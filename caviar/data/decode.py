@@ -12,7 +12,7 @@ How every picture becomes RGB or grey, eight bits a channel:
   YCbCr, HSV: Pillow's conversion. 16-bit colour: the high byte of each value, as Pillow reads it.
 - Transparency (LA, RGBA, PA, a transparent colour): composited on white.
 - Grey from colour: 0.299 R + 0.587 G + 0.114 B. Colour from grey: three equal channels.
-- EXIF rotation and mirroring are applied first. Of an animation or a file with several pages the first one is taken.
+- EXIF rotation and mirroring are applied first. Animations and files of several pages are refused.
 - Another size: the shorter side relative to the goal is scaled (bicubic, antialiased), then the centre is cut out.
 """
 
@@ -83,13 +83,6 @@ class Misfit(Exception):  # noqa: N818 (not an error: the plan was a guess and h
         self.what = what
 
 
-class Decoded(NamedTuple):
-    """The pixels of one picture (height, width, channels), and whether it was the first of several frames."""
-
-    pixels: bytes
-    several_frames: bool
-
-
 @contextmanager
 def pillow_rules() -> Iterator[None]:
     """Silence Pillow's warnings, and let our own pixel cap stand in for its own; restored afterwards."""
@@ -151,13 +144,17 @@ def open_header(data: bytes, max_pixels: int) -> Image.Image:
     return picture
 
 
-def decode(data: bytes, plan: Plan) -> Decoded:
-    """Decode one picture as `plan` says; raises `BadPicture` or `Misfit`."""
+def decode(data: bytes, plan: Plan) -> bytes:
+    """Decode one picture as `plan` says into (height, width, channels); raises `BadPicture` or `Misfit`."""
     picture = open_header(data, plan.max_pixels)
     if plan.own_mode and picture.mode not in GREY_MODES:
         raise Misfit("mode")
     try:
-        several = picture.format != "MPO" and bool(getattr(picture, "is_animated", False))
+        if picture.format != "MPO" and getattr(picture, "is_animated", False):
+            raise BadPicture(
+                f"is animated or has several pages ({getattr(picture, 'n_frames', 2)} of them)",
+                "Save the one that shows the class as a picture of its own, or delete the file.",
+            )
         _shrink_while_decoding(picture, plan)
         picture.load()
         picture = upright(picture)
@@ -165,7 +162,7 @@ def decode(data: bytes, plan: Plan) -> Decoded:
             raise Misfit("size")
         picture = _resize(flatten(picture, plan.channels), plan)
         _refuse_cut(data)
-        return Decoded(picture.tobytes(), several)
+        return picture.tobytes()
     except (BadPicture, Misfit):
         raise
     except Exception as error:
@@ -274,18 +271,15 @@ def decode_chunk(paths: list[str], plan: Plan, target: int, first: int) -> dict[
     """Decode `paths` into the open file `target`, as rows `first` and on, and report as plain JSON values.
 
     digests: of the files' content, joined; pixels: digest of the rows written; bad: [position, reason, remedy];
-    several: positions of files with several frames; misfit: size, mode or null.
+    misfit: size, mode or null.
     """
-    report: dict[str, Any] = {"misfit": None, "bad": [], "several": []}
+    report: dict[str, Any] = {"misfit": None, "bad": []}
     rows, digests = [], []
     for position, path in enumerate(paths):
         try:
             data = read_file(path, plan.max_pixels)
             digests.append(hashlib.blake2b(data, digest_size=16).hexdigest())
-            pixels, several = decode(data, plan)
-            rows.append(pixels)
-            if several:
-                report["several"].append(position)
+            rows.append(decode(data, plan))
         except Misfit as misfit:
             return report | {"misfit": misfit.what}
         except BadPicture as bad:

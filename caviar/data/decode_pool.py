@@ -33,11 +33,10 @@ DEFAULT_SIZE = (64, 64)
 
 
 class DecodedFile(NamedTuple):
-    """What `decode_into` found out: digests of the files, of each chunk of pixels, and files of several frames."""
+    """What `decode_into` found out: digests of the files, and of each chunk of pixels."""
 
     digests: list[str]
     chunks: list[str]
-    several: list[int]
 
 
 class _Job(NamedTuple):
@@ -125,7 +124,6 @@ def _decode_all(
     return DecodedFile(
         [digests[at : at + 32] for at in range(0, len(digests), 32)],
         [report["pixels"] for report in reports],
-        [job.first + at for job, report in zip(jobs, reports, strict=True) for at in report["several"]],
     )
 
 

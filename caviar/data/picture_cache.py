@@ -108,11 +108,6 @@ def _build(files: list[PictureFile], wanted: Wanted, progress: Progress | None) 
         content = _digest([f"{file.name}\0{digest}" for file, digest in zip(files, found.digests, strict=True)])
         shape = [plan.height, plan.width, plan.channels]
         notices = duplicates(files, found.digests)
-        if found.several:
-            notices.append(
-                f"{len(found.several):,} animated or of several pages, the first frame used "
-                f"(first: {files[found.several[0]].name})."
-            )
         with _writing(folder), pixels.open("rb") as file:
             os.fsync(file.fileno())
             manifest = {

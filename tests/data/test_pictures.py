@@ -299,13 +299,17 @@ def test_unusual_pictures_are_handled(folder: Path) -> None:
     Image.new("CMYK", (12, 10)).save(folder / "train/ant/cmyk.jpg")
     Image.fromarray(np.zeros((10, 12), np.uint16)).save(folder / "train/ant/deep.png")
     Image.new("RGBA", (12, 10)).save(folder / "train/bee/clear.png")
-    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue")]
-    frames[0].save(folder / "train/bee/moving.gif", save_all=True, append_images=frames[1:])
     raw = open_pictures(folder, AUTO)
-    assert raw.inputs.shape == (22, 10, 12, 3)
+    assert raw.inputs.shape == (21, 10, 12, 3)
     assert raw.names is not None
     assert (raw.inputs[raw.names.index("train/bee/clear.png")] == 255).all()
-    assert raw.notices == ("1 animated or of several pages, the first frame used (first: train/bee/moving.gif).",)
+
+
+def test_an_animation_is_refused(folder: Path) -> None:
+    frames = [Image.new("RGB", (12, 10), colour) for colour in ("red", "blue")]
+    frames[0].save(folder / "train/bee/moving.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(InputError, match=r"bee/moving\.gif.* is animated or has several pages \(2 of them\)"):
+        open_pictures(folder, AUTO)
 
 
 def test_repeats_across_splits_and_classes_are_noticed_each_time(folder: Path) -> None:
