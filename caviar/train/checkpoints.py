@@ -196,5 +196,5 @@ class Checkpoints:
             return {"good": False, "keep": False}
 
     def _remove_leftovers(self) -> None:
-        for left in self.folder.glob(".*.safetensors.*"):
+        for left in self.folder.glob(".*"):  # safetensors writes through a hidden file of its own
             left.unlink(missing_ok=True)

@@ -280,6 +280,7 @@ class TestOtherFiles:
         (run / ".bundle.xyz").mkdir()
         (run / ".bundle.xyz" / "network.safetensors").write_bytes(b"half")
         (run / "checkpoints" / ".step-000000000009.safetensors.q").write_bytes(b"half")
+        (run / "checkpoints" / ".tmpAbCdEf").write_bytes(b"half")
         (run / ".mine").write_text("notes")
         caviar.train(resume=run, progress=False)
         assert sorted(path.name for path in run.glob(".*")) == [".mine"]
