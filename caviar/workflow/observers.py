@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class _Rate(ProgressColumn):
     """Training examples a second."""
 
     def render(self, task: Any) -> Text:
-        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
+        return Text(f"{short_number(task.speed)}/s" if task.speed else "", style="cyan")
 
 
 class _TimeLeft(ProgressColumn):
@@ -94,6 +95,14 @@ class _TimeLeft(ProgressColumn):
     def render(self, task: Any) -> Text:
         seconds = task.time_remaining
         return Text("" if seconds is None else f"{duration(seconds)} left")
+
+
+def short_number(value: float) -> str:
+    """Write a count in at most seven characters: 987, 9,876, 98.76k, 9.876M."""
+    if value < 10_000:
+        return f"{value:,.0f}"
+    size, unit = (1e3, "k") if value < 1e6 else (1e6, "M")
+    return f"{value / size:.4g}{unit}"
 
 
 def duration(seconds: float) -> str:
@@ -117,7 +126,7 @@ class ProgressBar:
             BarColumn(bar_width=24 if self._wide else 6),
             _Rate(),
             _TimeLeft(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             auto_refresh=False,
             transient=True,
@@ -174,4 +183,4 @@ class ProgressBar:
 
     def _losses(self, *, wide: bool) -> str:
         parts = (self._train, self._dev, self._other if wide else "")
-        return " ".join(["loss:", *(part for part in parts if part)]) if self._train else ""
+        return " ".join(["loss", *(part for part in parts if part)]) if self._train else ""
