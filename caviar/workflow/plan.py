@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +39,7 @@ from caviar.workflow.resolve import resolve
 from caviar.workflow.source import InMemory, Progress, kind_of, open_source
 
 OVERLAP_ROWS = 5_000_000
+COMPILERS = ("g++", "clang++", "c++")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,8 @@ def make_plan(
             "add --allow-code."
         )
     device = resolve_device(recipe.device.name)
+    if recipe.device.compile and device.type == "cpu":
+        _check_compiler()
     if recipe.device.threads != "auto":
         torch.set_num_threads(recipe.device.threads)
     raw = open_source(recipe.data, recipe.split, memory, progress)
@@ -123,6 +128,14 @@ def _changed_data(recipe: Recipe, raw: RawData) -> str:
         f"{source}: the data has changed since this recipe was written (its digest was {recipe.data.digest}, now it is "
         f"{raw.digest})."
     )
+
+
+def _check_compiler() -> None:
+    if not os.environ.get("CXX") and not any(shutil.which(name) for name in COMPILERS):
+        raise InputError(
+            f"device.compile needs a C++ compiler ({', '.join(COMPILERS)}), and none was found on the PATH. Install one, "
+            "or leave device.compile = false."
+        )
 
 
 def complete(sparse: Sparse, memory: InMemory | None, model: nn.Module | None) -> Recipe:

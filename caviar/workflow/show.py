@@ -105,7 +105,8 @@ def report_tables(report: dict[str, Any]) -> list[Table | str]:
     """Return the tables of one evaluation: metric with its interval beside the baseline, then the classes."""
     where = "Test split" if report.get("split") == "test" else "Evaluation"
     heading = f"{where}, {report['rows']:,} rows"
-    baseline = f"Baseline: {report['baseline']['name']}."
+    why = "" if report["task"] == "regression" else ", the most frequent class in training"
+    baseline = f"Baseline: {report['baseline']['name']}{why}."
     if report["task"] == "regression":
         return [heading, _regression_table(report), baseline, ""]
     tables: list[Table | str] = [heading, _accuracy_table(report), baseline, "", _class_table(report)]

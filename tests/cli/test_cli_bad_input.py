@@ -323,6 +323,13 @@ def test_what_a_rule_handles(caviar: Caviar, tmp_path: Path) -> None:
     assert caviar("train", root, "--epochs", "1", "--quiet").code == 0
 
 
+def test_compiling_without_a_compiler(caviar: Caviar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    arguments = [*csv_file()(tmp_path), "--device", "cpu", "--set", "device.compile=true"]
+    check_refused(caviar, tmp_path, arguments, ["device.compile", "compiler", "g++"])
+
+
 def test_outputs_that_cannot_be_written(caviar: Caviar, trained: Path, tmp_path: Path) -> None:
     for output, words in (("absent/p.csv", "absent does not exist"), (".", "a folder")):
         done = caviar("predict", trained / "runs" / "table", trained / "test.csv", "--output", output)
