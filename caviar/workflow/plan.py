@@ -133,8 +133,8 @@ def _changed_data(recipe: Recipe, raw: RawData) -> str:
 def _check_compiler() -> None:
     if not os.environ.get("CXX") and not any(shutil.which(name) for name in COMPILERS):
         raise InputError(
-            f"device.compile needs a C++ compiler ({', '.join(COMPILERS)}), and none was found on the PATH. Install one, "
-            "or leave device.compile = false."
+            f"device.compile needs a C++ compiler ({', '.join(COMPILERS)}), and none was found on the PATH. "
+            "Install one, or leave device.compile = false."
         )
 
 
