@@ -88,7 +88,9 @@ def manifest_from_json(path: Path) -> tuple[Manifest, dict[str, str]]:
 
 def _check_consistent(manifest: Manifest, path: Path) -> None:
     classification = manifest.task == "classification"
+    columns = [asdict(column) for column in manifest.columns]
     wrong = {
+        "columns": columns != (manifest.preprocess.get("columns") if manifest.kind == "table" else []),
         "classes": (len(manifest.classes) == manifest.outputs) != classification,
         "outputs": manifest.outputs < 1 or (manifest.outputs > 1 and not classification),
         "majority": classification and not 0 <= manifest.majority < len(manifest.classes),
