@@ -92,6 +92,7 @@ def _show(output: Output, run: Any) -> None:
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
         metrics=metrics,
+        notices=summary.get("notices", []),
     )
 
 

@@ -153,6 +153,7 @@ def start_run(
         "task": plan.raw.task,
         "epochs": plan.recipe.training.epochs,
         "epoch": 0,
+        "notices": list(plan.notices),
     }
     with create_run(runs_dir, name, source_stem(plan.recipe), files, summary) as owned:
         return execute(plan, owned, console)

@@ -298,9 +298,10 @@ WARNED: dict[str, tuple[Make, list[str]]] = {
 
 @pytest.mark.parametrize(("make", "words"), WARNED.values(), ids=WARNED)
 def test_what_deserves_a_warning_only(caviar: Caviar, tmp_path: Path, make: Make, words: list[str]) -> None:
-    done = caviar("train", *make(tmp_path), "--epochs", "1")
+    done = caviar("train", *make(tmp_path), "--epochs", "1", "--json")
     assert done.code == 0, done.err
     notes = [line for line in done.err.splitlines() if line.startswith("note: ")]
+    assert [f"note: {notice}" for notice in done.json["notices"]] == notes
     for word in words:
         assert any(word in note for note in notes), notes
     log = next((tmp_path / "runs").glob("*/train.log")).read_text(encoding="utf-8")
