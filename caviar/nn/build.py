@@ -27,7 +27,7 @@ def build_model(
     Raises InputError when the network cannot take such examples, ValueError when an "auto" is left in the settings.
     """
     model = lay_out_model(settings, input_shape, outputs, cardinalities)
-    model.to_empty(device="cpu")
+    _allocate(model)
     activation = settings.activation if isinstance(settings, MLPSettings) else "relu"
     initialise(model, model.output, activation, generator)
     return model
@@ -49,6 +49,15 @@ def lay_out_model(
         if isinstance(settings, MLPSettings):
             return _build_mlp(settings, input_shape, outputs, cardinalities)
         return _build_convnet(settings, input_shape, outputs, cardinalities)
+
+
+def _allocate(model: nn.Module) -> None:
+    """Do what model.to_empty(device="cpu") does, which imports sympy (0.3 seconds) for a tensor on "meta"."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 def _build_mlp(

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from caviar.core.errors import InputError
+from caviar.optim.plain import plain
 from caviar.optim.settings import AdamSettings, AdamWSettings, SGDSettings
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -18,17 +19,20 @@ def build_optimizer(settings: SGDSettings | AdamSettings | AdamWSettings, model:
     """Return torch's SGD, Adam or AdamW over the model's trainable parameters, in the model's own order.
 
     Weight decay reaches weights only: see `parameter_groups`.
-    Raises InputError when the model has no trainable parameter.
+    Raises InputError when the model has no trainable parameter, ValueError when the learning rate is still "auto".
     """
+    if settings.learning_rate == "auto":
+        raise ValueError("optimizer.learning_rate must be resolved before the optimiser is built")
     groups = parameter_groups(model, settings.weight_decay)
     options: dict[str, Any] = {"lr": settings.learning_rate, **kernel_options(model)}
     if isinstance(settings, SGDSettings):
-        sgd = SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **options)
+        sgd: SGD = plain(SGD)(groups, momentum=settings.momentum, nesterov=settings.nesterov, **options)
         if settings.momentum > 0 and options.get("fused"):
             _start_momentum(sgd)
         return sgd
     rule = Adam if isinstance(settings, AdamSettings) else AdamW
-    return rule(groups, betas=settings.betas, eps=settings.eps, **options)
+    adam: Optimizer = plain(rule)(groups, betas=settings.betas, eps=settings.eps, **options)
+    return adam
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
