@@ -58,6 +58,8 @@ def train(
     changes = merge(updates(epochs=epochs, seed=seed, device=device), *map(parse_assignment, assignments or []))
     sparse, _ = describe(source, target, dev, test)
     if resume is not None:
+        if name is not None:
+            raise InputError("--name is for a new run; --resume goes on with one that has its name. Leave one out.")
         run = resume_run(resume, sparse, changes, None, None, allow_code=allow_code, console=output.console())
     elif source is None:
         raise InputError(

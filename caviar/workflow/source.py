@@ -92,6 +92,7 @@ def open_source(
     Raises:
         InputError: says what is wrong with the data, where, and what to do.
     """
+    _refuse_columns(data, split, kind_of(data, memory))
     if memory is not None:
         return _open_memory(data, split, memory)
     if data.source == "none":
@@ -100,9 +101,7 @@ def open_source(
             'as settings: caviar.train(data, target, settings="recipe.toml"). Or name a file as data.source.'
         )
     if data.source.startswith("sample:"):
-        from caviar.data.samples import open_sample
-
-        return open_sample(data.source.removeprefix("sample:"))
+        return _open_sample(data)
     _check_exists(Path(data.source))
     kind = kind_of(data, None)
     if kind == "pictures":
@@ -117,6 +116,36 @@ def open_source(
     from caviar.data.tables import open_table
 
     return open_table(data.source, data, split, _none(data.dev), _none(data.test))
+
+
+def _refuse_columns(data: DataSettings, split: SplitSettings, kind: str) -> None:
+    """Refuse settings that name columns where there are none, rather than pass over them."""
+    if kind == "table":
+        return
+    named = {
+        "split.column": split.column != "none",
+        "split.group": split.group != "none",
+        "data.ignore": data.ignore not in ("auto", ()),
+        "data.categorical": data.categorical != (),
+    }
+    if wrong := [setting for setting, is_set in named.items() if is_set]:
+        raise InputError(f"{' and '.join(wrong)} names columns of a table, but {kind} have none. Leave it out.")
+
+
+def _open_sample(data: DataSettings) -> RawData:
+    from caviar.data.samples import open_sample
+
+    sample = open_sample(data.source.removeprefix("sample:"))
+    given = {name: getattr(data, name) for name in ("target", "dev", "test") if getattr(data, name) != "none"}
+    if given:
+        named = " and ".join(f"data.{name} ({value})" for name, value in given.items())
+        raise InputError(f"{data.source} brings its own targets, and no other rows go with it. Leave out {named}.")
+    for name, found in (("kind", sample.kind), ("task", sample.task)):
+        if getattr(data, name) not in ("auto", found):
+            raise InputError(
+                f"data.{name} is {getattr(data, name)!r}, but {data.source} is {found!r}. Leave data.{name} out."
+            )
+    return sample
 
 
 def _open_memory(data: DataSettings, split: SplitSettings, memory: InMemory) -> RawData:

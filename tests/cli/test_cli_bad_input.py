@@ -223,6 +223,19 @@ SETTINGS: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+UNUSED: dict[str, tuple[list[str], list[str]]] = {
+    "target of a sample": (["sample:iris", "--target", "species"], ["sample:iris", "data.target (species)"]),
+    "rows beside a sample": (["sample:iris", "--dev", "t.csv"], ["sample:iris", "data.dev"]),
+    "task of a sample": (["sample:iris", "--set", "data.task=regression"], ["'classification'", "data.task"]),
+    "kind of a sample": (["sample:iris", "--set", "data.kind=table"], ["'arrays'", "data.kind"]),
+    "split column of arrays": (["sample:iris", "--set", "split.column=side"], ["split.column", "have none"]),
+    "group of arrays": (["sample:iris", "--set", "split.group=who"], ["split.group", "have none"]),
+    "ignored columns of arrays": (["sample:iris", "--set", "data.ignore=['a']"], ["data.ignore", "have none"]),
+    "categories of arrays": (["sample:iris", "--set", "data.categorical=['a']"], ["data.categorical", "have none"]),
+    "name of a resumed run": (["--resume", "runs/x", "--name", "y"], ["--name", "--resume"]),
+}
+
+
 def check_refused(caviar: Caviar, folder: Path, arguments: list[Any], words: list[str]) -> None:
     before = {path for path in folder.rglob("*") if "cache" not in path.parts}
     done = caviar("train", *arguments)
@@ -253,6 +266,13 @@ def test_bad_pictures(caviar: Caviar, tmp_path: Path, make: Make, words: list[st
 @pytest.mark.parametrize(("arguments", "words"), SETTINGS.values(), ids=SETTINGS)
 def test_bad_settings(caviar: Caviar, tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     check_refused(caviar, tmp_path, [*csv_file()(tmp_path), *arguments], words)
+
+
+@pytest.mark.parametrize(("arguments", "words"), UNUSED.values(), ids=UNUSED)
+def test_what_would_have_no_effect_is_refused(
+    caviar: Caviar, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    check_refused(caviar, tmp_path, arguments, words)
 
 
 def test_a_bad_recipe_is_refused_by_file_line_and_column(caviar: Caviar, tmp_path: Path) -> None:

@@ -156,6 +156,23 @@ def test_bundle_predictions_are_those_of_the_network_applied_by_hand() -> None:
     assert predictions.values.tolist() == [str(number) for number in by_hand.argmax(axis=1)]
 
 
+def test_compiling_changes_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the compiler, which takes half a minute: what it gives back is what trains."""
+    compiled: list[nn.Module] = []
+
+    def stand_in(module: nn.Module) -> Any:
+        compiled.append(module)
+        return lambda inputs: module(inputs)
+
+    monkeypatch.setenv("CXX", "c++")
+    monkeypatch.setattr(torch, "compile", stand_in)
+    inputs, labels = arrays()
+    run = caviar.train(inputs, labels, settings={"device.compile": True}, **QUICK)
+    plain = caviar.train(inputs, labels, **QUICK)
+    assert len(compiled) == 1
+    assert torch.equal(run.model.output.weight, plain.model.output.weight)
+
+
 def test_brain_float_training_and_evaluation_in_float32() -> None:
     inputs, labels = arrays(300)
     run = caviar.train(inputs, labels, epochs=20, progress=False, settings={"device.precision": "bf16"})
