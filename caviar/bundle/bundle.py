@@ -99,6 +99,8 @@ def _bundle_path(path: Path) -> Path:
         return path / "bundle"
     if not path.exists():
         raise InputError(f"{path}: there is no such bundle.{_near(path)} A finished run has one in runs/NAME/bundle.")
+    if not path.is_dir():
+        raise InputError(f"{path}: a file, not the folder of a bundle. Give the folder: runs/NAME/bundle.")
     if (path / "run.json").exists():
         raise InputError(f"{path}: this run has no bundle yet. Finish it: caviar train --resume {path}")
     return path

@@ -20,8 +20,11 @@ def runs(
     quiet: QuietFlag = False,
 ) -> None:
     """List the runs, oldest first: status, epochs, best dev value, test metric."""
+    from caviar.core.errors import InputError
     from caviar.core.runs import list_runs
 
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise InputError(f"{runs_dir}: a file. Give the folder that holds the runs.")
     output = Output(as_json, quiet)
     lines = list_runs(runs_dir)
     if lines:

@@ -371,3 +371,10 @@ def test_a_bundle_that_is_damaged_or_none(caviar: Caviar, trained: Path, tmp_pat
         assert "damaged" in done.err
     (tmp_path / "none").mkdir()
     assert "bundle.json" in caviar("predict", "none", trained / "test.csv").err
+    assert "not the folder of a bundle" in caviar("predict", trained / "test.csv", trained / "test.csv").err
+
+
+def test_a_file_for_a_folder_of_runs(caviar: Caviar, trained: Path) -> None:
+    done = caviar("runs", "--runs-dir", trained / "test.csv")
+    assert (done.code, done.out) == (2, "")
+    assert "Give the folder that holds the runs" in done.err
