@@ -57,8 +57,8 @@ def framed(data: Any, target: Any) -> tuple[Any, str]:
     The target may be the name of a column, or the values themselves, which become a column (named as the series is,
     or "target").
     """
-    if isinstance(target, str):
-        return data, target
+    if isinstance(target, str | int):
+        return data, str(target)
     if target is None:
         raise InputError(
             'training on a data frame needs the name of its target column: caviar.train(frame, target="...").'

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -32,7 +33,7 @@ def train(
     test: Any = None,
     epochs: int | None = None,
     seed: int | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     settings: Mapping[str, Any] | Recipe | str | Path | None = None,
     name: str | None = None,
     runs_dir: str | Path = "runs",
@@ -64,7 +65,13 @@ def train(
     """
     console = notes_console(quiet=not progress)
     sparse, memory = describe(data, target, dev, test)
+    device = None if device is None else str(device)
     changes = merge(from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device))
+    if model is not None and not isinstance(model, nn.Module):
+        raise InputError(
+            f"model={model!r} is no torch.nn.Module. Give an instance of one, or choose a network of caviar's by "
+            'settings={"model.name": "mlp"}.'
+        )
     with torch_as_before():
         if resume is not None:
             return resume_run(Path(resume), sparse, changes, memory, model, allow_code=allow_code, console=console)

@@ -72,6 +72,15 @@ def test_files_of_a_table_train_as_the_frame_does(tmp_path: Path) -> None:
             assert run.recipe.data.source == str(tmp_path / name)
 
 
+def test_columns_may_be_called_by_numbers() -> None:
+    draw = np.random.default_rng(0)
+    frame = pd.DataFrame(draw.normal(size=(60, 3)))
+    frame[3] = draw.integers(0, 2, 60)
+    run = caviar.train(frame, 3, device=torch.device("cpu"), **QUICK)
+    assert run.bundle.manifest.target == "3"
+    assert len(run.bundle.predict(frame[[2, 1, 0]])) == 60
+
+
 @pytest.mark.parametrize("as_pair", [True, False])
 def test_a_frame_and_its_target_apart(as_pair: bool) -> None:
     frame = table().to_pandas()

@@ -138,6 +138,12 @@ def test_inputs_that_the_network_cannot_take_later() -> None:
             run.bundle.predict(rows)
 
 
+@pytest.mark.parametrize("model", ["mlp", nn.Linear, lambda inputs: inputs])
+def test_what_is_no_module(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(caviar.InputError, match=r"is no torch\.nn\.Module"):
+        caviar.train(*arrays(), model=model, **QUICK)
+
+
 def test_a_module_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
     module = nn.Linear(4, 3)
     module.stream = (number for number in range(3))  # type: ignore[assignment]
