@@ -17,16 +17,31 @@ JARGON = re.compile(
 )
 
 BAD = [
-    ("[optimizer]\nlearning_rate = 0", "line 2, column 17: optimizer.learning_rate is 0; it must be greater than 0."),
+    (
+        "[optimizer]\nlearning_rate = 0",
+        'line 2, column 17: optimizer.learning_rate is 0; it must be "auto" or a number greater than 0.',
+    ),
     (
         "[optimizer]\nlearning_rate = -1e-3",
-        "line 2, column 17: optimizer.learning_rate is -0.001; it must be greater than 0.",
+        'line 2, column 17: optimizer.learning_rate is -0.001; it must be "auto" or a number greater than 0.',
     ),
-    ("[optimizer]\nlearning_rate = nan", "optimizer.learning_rate is nan; it must be a finite number greater than 0."),
-    ("[optimizer]\nlearning_rate = inf", "optimizer.learning_rate is inf; it must be a finite number greater than 0."),
-    ("[optimizer]\nlearning_rate = true", "optimizer.learning_rate is true; it must be a number greater than 0."),
-    ("[optimizer]\nlearning_rate = '3'", 'optimizer.learning_rate is "3"; it must be a number greater than 0.'),
-    ("[optimizer]\nlearning_rate = 1" + "0" * 400, "it must be a finite number greater than 0."),
+    (
+        "[optimizer]\nlearning_rate = nan",
+        'optimizer.learning_rate is nan; it must be "auto" or a finite number greater than 0.',
+    ),
+    (
+        "[optimizer]\nlearning_rate = inf",
+        'optimizer.learning_rate is inf; it must be "auto" or a finite number greater than 0.',
+    ),
+    (
+        "[optimizer]\nlearning_rate = true",
+        'optimizer.learning_rate is true; it must be "auto" or a number greater than 0.',
+    ),
+    (
+        "[optimizer]\nlearning_rate = '3'",
+        'optimizer.learning_rate is "3"; it must be "auto" or a number greater than 0.',
+    ),
+    ("[optimizer]\nlearning_rate = 1" + "0" * 400, 'it must be "auto" or a finite number greater than 0.'),
     (
         "[optimizer]\nlearnin_rate = 1",
         "line 2, column 1: optimizer.learnin_rate is not a setting of adamw. Did you mean optimizer.learning_rate?",

@@ -1,4 +1,4 @@
-"""Ten runs killed with SIGKILL at random moments end as runs that nobody killed; benchmarks/faults.py does many more."""
+"""Ten runs killed at random moments end as runs that nobody killed; benchmarks/faults.py does many more."""
 
 import json
 import subprocess
