@@ -1,6 +1,6 @@
 """Kill runs at random moments, resume them, and compare what they come to with the run that nobody killed.
 
-    python benchmarks/faults.py [--kills N] [--seed S] [--json]
+    python benchmarks/faults.py [--kills N] [--seed S] [--threads N] [--json]
 
 A run is killed with SIGKILL: at a moment uniform over its duration, or a little after it began to read its data, to
 make its folder, to write one of its checkpoints or to hand over its bundle. Some of the resumes are killed as well.
@@ -29,8 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn.datasets  # noqa: F401 (here and below: imported once, before any fork, because it takes long)
-import torch._dynamo  # noqa: F401
+import torch._dynamo  # noqa: F401 (here and below: imported once, before any fork, because it takes long)
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -239,12 +238,11 @@ def _train(case: Case, place: Path, board: Board, resume: bool) -> None:
     if resume:
         train.train(resume=place / "runs" / "it", progress=False)
     else:
-        settings = {"device.threads": 1, **case.settings}
         train.train(
             case.source,
             target=case.target,
             epochs=case.epochs,
-            settings=settings,
+            settings=case.settings,
             name="it",
             runs_dir=place / "runs",
             progress=False,
@@ -278,18 +276,19 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return [f"{name} differs from the uninterrupted run's" for name in dict.fromkeys(names)]
 
 
-def make_cases(folder: Path) -> list[Case]:
+def make_cases(folder: Path, threads: int) -> list[Case]:
     """Write the data and return the cases: a net with dropout, one with batch norm, a conv net, a regression."""
     _write_pictures(folder / "pictures")
     _write_table(folder / "table.csv")
-    often: dict[str, Any] = {"training.checkpoint_seconds": 0}
+    plain: dict[str, Any] = {"device.threads": threads}
+    often = plain | {"training.checkpoint_seconds": 0}
     norm: dict[str, Any] = {"model.norm": "batch", "model.dropout": 0.2, "training.batch_size": 256}
     return [
-        Case("digits", "sample:digits", epochs=8),
+        Case("digits", "sample:digits", epochs=8, settings=plain),
         Case("pictures, each step", str(folder / "pictures"), epochs=3, each_step=True, settings=often),
         Case("table, each epoch", str(folder / "table.csv"), "y", epochs=8, settings=often | {"model.dropout": 0.1}),
         Case("digits, each step", "sample:digits", epochs=4, each_step=True, settings=often | norm),
-        Case("pictures", str(folder / "pictures"), epochs=4),
+        Case("pictures", str(folder / "pictures"), epochs=4, settings=plain),
         Case("digits, each epoch", "sample:digits", epochs=8, settings=often | {"optimizer.name": "sgd"}),
     ]
 
@@ -352,6 +351,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="runs to kill and resume (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--threads", type=int, default=1, help="of each run (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--keep", type=Path, help="keep the folders of runs that came out different here")
     chosen = parser.parse_args()
@@ -359,7 +359,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = chosen.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        cases = make_cases(folder)
+        cases = make_cases(folder, chosen.threads)
         range_ = Range(folder, chosen.seed)
         outcomes = []
         for number in range(chosen.kills):

@@ -19,6 +19,10 @@ class InputError(CaviarError):
     exit_code = 2
 
 
+class DamagedError(InputError):
+    """A file of caviar's own is cut, changed, or not what its name says: another one may do instead."""
+
+
 class RunError(CaviarError):
     """The run itself failed after its input was accepted (exit code 1)."""
 

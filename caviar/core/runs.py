@@ -23,14 +23,14 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from caviar.core.errors import InputError, nearest
+from caviar.core.errors import DamagedError, InputError, nearest
 from caviar.core.files import sync_folder, write_json
 from caviar.core.formats import RUN, check_version
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
-SWEEP_AGE_SECONDS = 60.0
+SWEEP_AGE_SECONDS = 5.0
 OWN_SECONDS = 0.5
 """How long a process waits for a run: another one that lists the runs holds the lock for a moment."""
 STATUSES = ("running", "interrupted", "failed", "finished")
@@ -95,21 +95,29 @@ class RunFolder:
         return self.path / "train.log"
 
     def read_summary(self) -> dict[str, Any]:
-        """Return run.json; an InputError when it is missing, damaged or from a newer caviar."""
+        """Return run.json.
+
+        Raises:
+            DamagedError: it cannot be read, or its fields are not those of a run.
+            InputError: it is missing, or from a newer caviar.
+        """
         try:
             value = json.loads(self.summary.read_text())
         except FileNotFoundError:
             raise InputError(f"{self.path}: not a run folder (it has no run.json).") from None
         except (ValueError, OSError, RecursionError) as error:
-            raise InputError(f"{self.summary}: damaged, it cannot be read ({error}). {self._remedy}") from error
-        check_version("run", value.get("version") if isinstance(value, dict) else None, RUN, self.summary)
+            raise DamagedError(f"{self.summary}: damaged, it cannot be read ({error}).") from error
+        if isinstance(value, dict) and "version" in value:
+            check_version("run", value["version"], RUN, self.summary)
         if not _is_whole(value):
-            raise InputError(f"{self.summary}: damaged: its fields are not those of a run. {self._remedy}")
+            raise DamagedError(f"{self.summary}: damaged: its fields are not those of a run.")
         return dict(value)
 
-    @property
-    def _remedy(self) -> str:
-        return f"Put back a copy of it, or train the recipe again: caviar train {self.recipe}"
+    def begin_summary(self, **facts: Any) -> None:
+        """Write run.json as it is at the beginning, atomically."""
+        now = time.time()
+        head = {"format": "caviar run", "version": RUN, "name": self.name, "status": "running"}
+        write_json(self.summary, head | {"created": now, "updated": now} | facts)
 
     def write_summary(self, **changes: Any) -> None:
         """Change some fields of run.json, atomically; those that become None are removed."""
@@ -138,8 +146,10 @@ class RunFolder:
         return FileLock(self.path / "lock")
 
 
-def _is_whole(summary: dict[str, Any]) -> bool:
+def _is_whole(summary: Any) -> bool:
     """Whether what the list of runs and a resume read from run.json has the types that it was written with."""
+    if not isinstance(summary, dict) or summary.get("version") != RUN:
+        return False
     times = all(isinstance(summary.get(key), int | float) for key in ("created", "updated"))
     groups = all(isinstance(summary.get(key, {}), dict) for key in ("last", "best", "metrics"))
     return times and groups and summary.get("status") in STATUSES
@@ -216,12 +226,7 @@ def _fill(building: Path, files: dict[str, bytes], summary: dict[str, Any]) -> N
             file.flush()
             os.fsync(file.fileno())
     (building / "checkpoints").mkdir()
-    now = time.time()
-    write_json(
-        building / "run.json",
-        {"format": "caviar run", "version": RUN, "name": "", "status": "running", "created": now, "updated": now}
-        | summary,
-    )
+    RunFolder(building).begin_summary(**summary)
     os.chmod(building, 0o755)
 
 

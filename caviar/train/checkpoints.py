@@ -20,17 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caviar.core.errors import InputError
+from caviar.core.errors import DamagedError, InputError
 from caviar.core.files import sync_folder
 from caviar.core.formats import CHECKPOINT, check_version
 
 STEP_FILE = re.compile(r"step-(\d{12})\.safetensors")
 BEST_FILE = "best.safetensors"
 KEEP_LAST = 3
-
-
-class DamagedError(InputError):
-    """A checkpoint that is cut, changed, or not one at all: an older one may do instead."""
 
 
 @dataclass(frozen=True)

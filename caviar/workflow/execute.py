@@ -86,6 +86,8 @@ def _train(
     checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
     state = State() if start is None else unpack(start, job.model, job.optimizer, job.device)
     store.delete_after(-1 if start is None else state.step)
+    if start is not None:
+        start.tensors.clear()  # they have been copied: a second state need not stay in memory
     store.add_event(state.step, "resumed" if resumed else "started")
     folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
     recorder = Recorder(store, folder, log)

@@ -6,13 +6,42 @@ from typing import Any
 
 from torch import nn
 
-from caviar.core.errors import InputError
+from caviar.core.errors import DamagedError, InputError
 from caviar.core.runs import RunFolder
 from caviar.nn.settings import GivenSettings
 from caviar.recipe import Recipe, Sparse, diff, from_dict, merge, validate
 from caviar.train.checkpoints import Checkpoint, Checkpoints
 from caviar.workflow.execute import how_to_resume
 from caviar.workflow.observers import RunLog
+from caviar.workflow.source import InMemory
+
+
+def read_or_renew_summary(folder: RunFolder, stored: Recipe) -> tuple[dict[str, Any], list[str]]:
+    """Return run.json; a damaged one, which a power cut may leave, is made anew from the recipe, and that is noted."""
+    try:
+        return folder.read_summary(), []
+    except DamagedError as error:
+        folder.begin_summary(**first_summary(stored))
+        return folder.read_summary(), [f"{error} It has been made anew."]
+
+
+def first_summary(recipe: Recipe) -> dict[str, Any]:
+    """Return what run.json says of a resolved recipe."""
+    return {
+        "source": recipe.data.source,
+        "task": recipe.data.task,
+        "epochs": recipe.training.epochs,
+        "epoch": 0,
+    }
+
+
+def check_given(path: Path, stored: Recipe, memory: InMemory | None) -> None:
+    """Refuse to go on without data that was in memory."""
+    if stored.data.source == "none" and memory is None:
+        raise InputError(
+            f"{path}: this run trained on data that was handed over in memory; give it again: "
+            f"{how_to_resume(stored, path)}."
+        )
 
 
 def check_same_settings(path: Path, stored: Recipe, asked: Sparse) -> None:

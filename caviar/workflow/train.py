@@ -15,7 +15,14 @@ from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, from_
 from caviar.workflow.execute import execute
 from caviar.workflow.plan import Plan, make_plan, source_stem, torch_as_before, updates
 from caviar.workflow.resolve import environment
-from caviar.workflow.resume import check_same_module, check_same_settings, newest_checkpoint
+from caviar.workflow.resume import (
+    check_given,
+    check_same_module,
+    check_same_settings,
+    first_summary,
+    newest_checkpoint,
+    read_or_renew_summary,
+)
 from caviar.workflow.run import Run
 from caviar.workflow.show import notes_console, print_notes, print_plan, reading_progress
 from caviar.workflow.source import InMemory, framed, is_frame
@@ -155,13 +162,7 @@ def start_run(
     check_can_create(runs_dir, name)
     plan = _plan(sparse, memory, model, allow_code, console)
     files = {"recipe.toml": dump(plan.recipe).encode(), "environment.json": _json(environment())}
-    summary = {
-        "source": plan.recipe.data.source,
-        "task": plan.raw.task,
-        "epochs": plan.recipe.training.epochs,
-        "epoch": 0,
-        "notices": list(plan.notices),
-    }
+    summary = first_summary(plan.recipe) | {"notices": list(plan.notices)}
     with create_run(runs_dir, name, source_stem(plan.recipe), files, summary) as owned:
         return execute(plan, owned, console)
 
@@ -179,15 +180,16 @@ def resume_run(
     """Go on with a run that was stopped, exactly as if it had not been. A finished run is returned as it is."""
     with own_run(path) as owned:
         folder = owned.folder
-        summary = folder.read_summary()
         stored = validate(read_recipe(folder.recipe))
+        summary, notices = read_or_renew_summary(folder, stored)
         check_same_settings(path, stored, merge(sparse, changes))
         check_same_module(path, stored, model)
         if summary["status"] == "finished" and folder.bundle.exists():
             print_notes(console, [f"{path} is finished already."])
             return Run(folder, model)
-        start, notices = newest_checkpoint(folder, stored, summary)
-        print_notes(console, notices)
+        check_given(path, stored, memory)
+        start, problems = newest_checkpoint(folder, stored, summary)
+        print_notes(console, [*notices, *problems])
         own = from_dict(stored.model_dump(), str(folder.recipe))
         plan = _plan(own, memory, model, allow_code, console, same_data=True)
         return execute(replace(plan, recipe=stored), owned, console, start, resumed=True)

@@ -190,23 +190,34 @@ class TestCheckpoints:
 
 class TestOtherFiles:
     @pytest.mark.parametrize("text", ["", "{", '{"version": 1}', "[]", "null", "\xff", "[" * 100_000], ids=range(7))
-    def test_a_damaged_summary_is_named(self, text: str, run: Path, capsys: Capture) -> None:
+    def test_a_damaged_summary_is_named_and_made_anew(
+        self, text: str, run: Path, whole: dict[str, Any], capsys: Capture
+    ) -> None:
         (run / "run.json").write_text(text, encoding="latin-1")
-        code, _, err = cli(capsys, "train", "--resume", run)
-        assert code == 2
-        assert "run.json" in err
         code, out, _ = cli(capsys, "runs", "--runs-dir", run.parent)
         assert code == 0
         assert "damaged" in out
+        with pytest.raises(caviar.InputError, match=r"run\.json: damaged"):
+            _ = caviar.Run.open(run).summary
+        code, _, err = cli(capsys, "train", "--resume", run)
+        assert code == 0
+        assert "It has been made anew" in " ".join(err.split())
+        assert content(run) == whole
 
     @pytest.mark.parametrize(
-        "change", [{"status": "odd"}, {"created": "now"}, {"metrics": 3}, {"best": []}, {"version": True}], ids=str
+        "change", [{"status": "odd"}, {"created": "now"}, {"metrics": 3}, {"best": []}, {"version": None}], ids=str
     )
-    def test_a_summary_of_the_wrong_types_is_named(self, change: dict[str, Any], run: Path, capsys: Capture) -> None:
+    def test_a_summary_of_the_wrong_types(
+        self, change: dict[str, Any], run: Path, whole: dict[str, Any], capsys: Capture
+    ) -> None:
         value = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps(value | change))
-        assert cli(capsys, "train", "--resume", run)[0] == 2
         assert cli(capsys, "runs", "--runs-dir", run.parent)[0] == 0
+        if "version" in change:
+            assert cli(capsys, "train", "--resume", run)[0] == 2
+        else:
+            caviar.train(resume=run, progress=False)
+            assert content(run) == whole
 
     def test_a_newer_run_is_refused_by_name_and_still_listed(self, run: Path, capsys: Capture) -> None:
         value = json.loads((run / "run.json").read_text())

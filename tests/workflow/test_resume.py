@@ -242,7 +242,8 @@ class TestInMemory:
         assert torch.equal(again.model(torch.ones(2, 4)), whole.model(torch.ones(2, 4)))
 
     def test_without_the_data(self, run: Path) -> None:
-        with pytest.raises(caviar.InputError, match="handed over in memory"):
+        words = r"handed over in memory; give it again: caviar\.train\(data, model=module, resume="
+        with pytest.raises(caviar.InputError, match=words):
             caviar.train(model=Own(), resume=run, progress=False)
 
     def test_without_the_module(self, run: Path) -> None:
