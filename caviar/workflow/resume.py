@@ -1,5 +1,6 @@
 """Whether a run can go on as it began: the same settings and module, an undamaged state, the recipe unedited."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from caviar.recipe import Recipe, Sparse, diff, from_dict, merge, validate
 from caviar.train.checkpoints import Checkpoint, Checkpoints
 from caviar.workflow.execute import how_to_resume
 from caviar.workflow.observers import RunLog
+from caviar.workflow.resolve import environment
 from caviar.workflow.source import InMemory
+
+DECISIVE = ("caviar", "torch", "numpy", "polars", "machine", "cpu_capability", "cuda", "gpu")
+"""What of the environment may change the numbers that a run comes to."""
 
 
 def read_or_renew_summary(folder: RunFolder, stored: Recipe) -> tuple[dict[str, Any], list[str]]:
@@ -33,6 +38,19 @@ def first_summary(recipe: Recipe) -> dict[str, Any]:
         "epochs": recipe.training.epochs,
         "epoch": 0,
     }
+
+
+def changed_environment(folder: RunFolder) -> list[str]:
+    """Return a notice when versions or the machine are not those that the run began with."""
+    try:
+        began = json.loads(folder.environment.read_text(encoding="utf-8"))
+        now = environment()
+        changed = [f"{key} {began[key]} -> {now[key]}" for key in DECISIVE if began[key] != now[key]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"{folder.environment} cannot be read: whether the versions are those of the run's start is not known."]
+    if not changed:
+        return []
+    return [f"since this run began there are other versions here, so its end may differ: {', '.join(changed)}."]
 
 
 def check_given(path: Path, stored: Recipe, memory: InMemory | None) -> None:

@@ -16,6 +16,7 @@ from caviar.workflow.execute import execute
 from caviar.workflow.plan import Plan, make_plan, source_stem, torch_as_before, updates
 from caviar.workflow.resolve import environment
 from caviar.workflow.resume import (
+    changed_environment,
     check_given,
     check_same_module,
     check_same_settings,
@@ -81,6 +82,8 @@ def train(
         )
     with torch_as_before():
         if resume is not None:
+            if name is not None:
+                raise InputError("name= is for a new run; resume= goes on with one that has its name. Leave one out.")
             return resume_run(Path(resume), sparse, changes, memory, model, allow_code=allow_code, console=console)
         if data is None:
             raise InputError("nothing to train on: give data, or resume=a run's folder.")
@@ -189,7 +192,7 @@ def resume_run(
             return Run(folder, model)
         check_given(path, stored, memory)
         start, problems = newest_checkpoint(folder, stored, summary)
-        print_notes(console, [*notices, *problems])
+        print_notes(console, [*notices, *problems, *changed_environment(folder)])
         own = from_dict(stored.model_dump(), str(folder.recipe))
         plan = _plan(own, memory, model, allow_code, console, same_data=True)
         return execute(replace(plan, recipe=stored), owned, console, start, resumed=True)
