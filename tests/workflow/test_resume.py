@@ -1,5 +1,6 @@
 """Stops and resumes: a run that was stopped ends as one that was not, to the last byte."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from caviar.core.runs import own_run
 from caviar.core.store import Store
 from caviar.workflow import execute, observers
 from tests.workflow.faulty import SMALL, cli, content, interrupted, iris, kinds, signal_at
-from tests.workflow.small import arrays, prices
+from tests.workflow.small import arrays, prices, table
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout": ("sample:wine", {"model.widths": [16, 16], "model.dropout": 0.4, "model.norm": "none"}),
@@ -105,6 +106,65 @@ def test_a_lost_bundle_is_made_again(tmp_path: Path) -> None:
     assert content(run.path) == wanted
 
 
+def test_versions_that_changed_are_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = interrupted(monkeypatch, tmp_path)
+    value = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(value | {"torch": "1.0"}))
+    code, _, err = cli(capsys, "train", "--resume", run)
+    assert code == 0
+    assert f"torch 1.0 -> {torch.__version__}" in " ".join(err.split())
+
+
+@pytest.mark.parametrize("kind", ["table", "arrays"])
+def test_data_streamed_from_a_map(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data: dict[str, Any] = {"data": prices(90_000), "target": "price"} if kind == "table" else {"data": arrays(90_000)}
+    settings = SMALL | {"data.memory_budget": 1, "training.batch_size": 9_000}
+    given = data | {"epochs": 2, "settings": settings, "runs_dir": tmp_path, "progress": False}
+    whole = caviar.train(name="whole", **given)
+    with monkeypatch.context() as patch:
+        signal_at(patch, 8)
+        with pytest.raises(caviar.Interrupted):
+            caviar.train(name="it", **given)
+    caviar.train(**data, resume=tmp_path / "it", progress=False)
+    assert content(tmp_path / "it") == content(whole.path)
+
+
+def test_killed_and_resumed_by_other_processes_on_the_command_line(tmp_path: Path) -> None:
+    """Three processes, each with another order of its sets: the whole run in this one, one killed, one that resumes."""
+    source = tmp_path / "table.csv"
+    table().write_csv(source)
+    settings = {
+        "training.checkpoint_seconds": 0,
+        "device.threads": 1,
+        "model.widths": [16],
+        "training.patience": "none",
+    }
+    whole = caviar.train(
+        source, "label", epochs=100, settings=settings, name="whole", runs_dir=tmp_path, progress=False
+    )
+    flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "caviar", "train", str(source), "--target", "label", "--epochs", "100", *flags]
+    run = tmp_path / "it"
+    with subprocess.Popen(
+        [*command, "--name", "it", "--runs-dir", str(tmp_path)], stderr=subprocess.DEVNULL, env=environment("1")
+    ) as process:
+        until = time.monotonic() + 60
+        while len(list(run.glob("checkpoints/step-*"))) < 5 and time.monotonic() < until:
+            time.sleep(0.001)
+        process.kill()
+    assert caviar.Run.open(run).summary["status"] == "running"
+    command = [sys.executable, "-m", "caviar", "train", "--resume", str(run), "--quiet"]
+    subprocess.run(command, check=True, env=environment("2"))
+    assert content(run) == content(whole.path)
+    assert kinds(run) == ["started", "resumed", "finished"]
+
+
+def environment(hash_seed: str) -> dict[str, str]:
+    return os.environ | {"PYTHONHASHSEED": hash_seed}
+
+
 class TestOtherRecipe:
     @pytest.fixture
     def run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -118,6 +178,7 @@ class TestOtherRecipe:
             (["--set", "optimizer.learning_rate=0.5"], "optimizer.learning_rate"),
             (["--set", "model.widths=[8]"], "model.widths"),
             (["sample:wine"], "data.source"),
+            (["--name", "new"], "--name is for a new run"),
         ],
     )
     def test_a_flag_that_differs_is_named(
@@ -143,6 +204,10 @@ class TestOtherRecipe:
         assert "optimizer.weight_decay: 0.01 -> 0.5" in err
         recipe.write_text(text)
         assert cli(capsys, "train", "--resume", run, "--quiet")[0] == 0
+
+    def test_a_new_name_in_python(self, run: Path) -> None:
+        with pytest.raises(caviar.InputError, match="name= is for a new run"):
+            caviar.train(resume=run, name="new", progress=False)
 
     def test_a_module_that_nobody_asked_for(self, run: Path) -> None:
         with pytest.raises(caviar.InputError, match="builds its own network"):
@@ -317,16 +382,23 @@ class TestSignals:
         assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-    def test_while_data_is_read_nothing_is_left_behind(self, number: int, tmp_path: Path) -> None:
-        table, runs = tmp_path / "table.csv", tmp_path / "runs"
-        pl.select(a=pl.int_range(1_500_000), y=pl.int_range(1_500_000) % 2).write_csv(table)
-        command = [sys.executable, "-m", "caviar", "train", str(table), "--target", "y", "--runs-dir", str(runs)]
+    def test_while_data_is_read_nothing_is_left_behind(
+        self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("caviar.workflow.plan.open_source", lambda *_: os.kill(os.getpid(), number))
+        code, _, err = cli(capsys, "train", "sample:iris", "--runs-dir", tmp_path / "runs")
+        assert (code, err) == (130, "stopped\n")
+        assert not list(tmp_path.iterdir())
+
+    def test_while_a_process_reads_a_large_table(self, tmp_path: Path) -> None:
+        source, runs = tmp_path / "table.csv", tmp_path / "runs"
+        pl.select(a=pl.int_range(1_500_000), y=pl.int_range(1_500_000) % 2).write_csv(source)
+        command = [sys.executable, "-m", "caviar", "train", str(source), "--target", "y", "--runs-dir", str(runs)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            wait_until_opened(table, process.pid)
-            process.send_signal(number)
+            wait_until_opened(source, process.pid)
+            process.terminate()
             _, err = process.communicate(timeout=60)
-        assert process.returncode == 130, err
-        assert err == "stopped\n"
+        assert (process.returncode, err) == (130, "stopped\n")
         assert not runs.exists()
 
 
@@ -354,9 +426,11 @@ def test_records_are_readable_by_another_process_while_the_run_goes_on(
     original = observers.Recorder.on_step
     read: list[str] = []
     code = (
-        "import sys; from pathlib import Path; from caviar.core.store import Store\n"
+        "import sys; from pathlib import Path; from caviar.core.runs import list_runs\n"
+        "from caviar.core.store import Store\n"
         "with Store(Path(sys.argv[1]), read_only=True) as store:\n"
-        "    print(len(store.read(name='batch_loss')), store.events()[0]['kind'])"
+        "    print(len(store.read(name='batch_loss')), store.events()[0]['kind'])\n"
+        "print(list_runs(Path(sys.argv[1]).parents[1])[0].status)"
     )
 
     def on_step(self: Any, moment: Any, loss: Any) -> None:
@@ -367,7 +441,8 @@ def test_records_are_readable_by_another_process_while_the_run_goes_on(
 
     monkeypatch.setattr(observers.Recorder, "on_step", on_step)
     iris(tmp_path)
-    count, first = read[0].split()
+    count, first, status = read[0].split()
+    assert status == "running"
     assert int(count) >= 6
     assert first == "started"
 
