@@ -1,6 +1,7 @@
 """Stops and resumes: a run that was stopped ends as one that was not, to the last byte."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from caviar.core.runs import own_run
 from caviar.core.store import Store
 from caviar.workflow import execute, observers
 from tests.workflow.faulty import SMALL, cli, content, interrupted, iris, kinds, signal_at
-from tests.workflow.small import arrays, prices, table
+from tests.workflow.small import arrays, prices, quantities, table
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dropout": ("sample:wine", {"model.widths": [16, 16], "model.dropout": 0.4, "model.norm": "none"}),
@@ -474,3 +475,26 @@ def test_a_failure_in_code_of_ones_own_is_noted_and_raised_as_it_is(
     again = caviar.train(resume=tmp_path / "it", progress=False)
     assert again.summary["status"] == "finished"
     assert "error" not in again.summary
+
+
+def test_values_that_are_not_numbers_survive_store_resume_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """R2 on a dev split of one value is 0 / 0: no epoch is ever better, so the last weights are handed over."""
+    inputs, targets = quantities()
+    dev = (inputs[:20], np.full(20, 1000.0))
+    given: dict[str, Any] = {"settings": SMALL | {"training.metric": "r2"}, "epochs": 3, "runs_dir": tmp_path}
+    with monkeypatch.context() as patch:
+        signal_at(patch, 4)
+        with pytest.raises(caviar.Interrupted):
+            caviar.train((inputs, targets), dev=dev, name="it", progress=False, **given)
+    run = caviar.train((inputs, targets), dev=dev, resume=tmp_path / "it", progress=False)
+    whole = caviar.train((inputs, targets), dev=dev, name="whole", progress=False, **given)
+    assert content(run.path) == content(whole.path)
+    assert [math.isnan(record.value) for record in run.records(split="dev", name="r2")] == [True] * 3
+    code, out, _ = cli(capsys, "runs", "--runs-dir", tmp_path, "--json")
+    listed = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert code == 0
+    assert {entry["last"]["dev_r2"] for entry in listed["runs"]} == {"NaN"}
+    assert cli(capsys, "train", "--resume", run.path, "--json")[0] == 0
+    assert cli(capsys, "runs", "--runs-dir", tmp_path)[0] == 0
