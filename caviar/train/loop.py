@@ -25,6 +25,9 @@ MID_EPOCH_FACTOR = 6
 MID_EPOCH_SECONDS = 1.0
 """In a long epoch, save when the last checkpoint is older than factor * `checkpoint_seconds` + seconds."""
 
+EXPLODED = 1e6
+"""An epoch whose mean loss is so many times its first batch's loss (taken as at least 1) has diverged, though finite."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -70,8 +73,8 @@ def train(
 ) -> bool:
     """Train from `state` on; return True when done, False when a stop was requested (the state is saved).
 
-    The model is left with its last weights; the best ones are in `state.best`. A loss or weight that is not finite
-    ends the run with `DivergedError` after the epoch, and that state is never called good.
+    The model is left with its last weights; the best ones are in `state.best`. A loss or weight that is not finite,
+    or a loss that explodes, ends the run with `DivergedError` after the epoch, and that state is never called good.
     """
     with Saver(checkpoints, observers) as saver:
         if checkpoints is not None and state.step == 0:
@@ -118,7 +121,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
         facts = _finish_epoch(job, state, bounds, losses)
         for observer in observers:
             observer.on_epoch(facts)
-        _check_finite(job, facts, losses)
+        _check_converging(job, facts, losses)
         log_spaced = facts.epoch & (facts.epoch - 1) == 0
         if log_spaced or saver.age >= job.checkpoint_seconds or stop.requested or _is_over(job, state):
             saver.save(state.step, _packed(job, state, keep=log_spaced))
@@ -151,7 +154,7 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
     return facts
 
 
-def _check_finite(job: Job, facts: EpochFacts, losses: Tensor) -> None:
+def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
     remedy = "Lower optimizer.learning_rate, or limit the gradient with training.clip_norm."
     bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
     if bad:
@@ -159,6 +162,12 @@ def _check_finite(job: Job, facts: EpochFacts, losses: Tensor) -> None:
         raise DivergedError(
             f"the training loss became {losses[bad[0]].item()} at step {step} (epoch {facts.epoch}, learning rate "
             f"{job.schedule(step - 1):.3g}). {remedy}"
+        )
+    first = losses[0].item()
+    if facts.values[("train", "loss")] > EXPLODED * max(1.0, first):
+        raise DivergedError(
+            f"the training loss grew from {first:.3g} to {losses.max().item():.3g} within epoch {facts.epoch} (learning "
+            f"rate {facts.learning_rate:.3g}). {remedy}"
         )
     if math.isfinite(get_total_norm(job.model.parameters(), math.inf).item()):
         return

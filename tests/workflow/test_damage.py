@@ -466,6 +466,13 @@ class TestDivergence:
         assert code == 1
         assert "Resuming it would meet the same" in err
 
+    def test_a_loss_that_explodes_but_stays_finite(self, tmp_path: Path) -> None:
+        settings = {"model.norm": "batch", "optimizer": {"name": "sgd", "learning_rate": 1e6}, "device.threads": 1}
+        with pytest.raises(caviar.RunError, match=r"grew from \d.* to .*e\+\d+ within epoch 1"):
+            caviar.train("sample:digits", epochs=3, settings=settings, runs_dir=tmp_path, name="it", progress=False)
+        assert caviar.Run.open(tmp_path / "it").summary["status"] == "failed"
+        assert [path.name for path in (tmp_path / "it" / "checkpoints").iterdir()] == ["step-000000000000.safetensors"]
+
     def test_interrupted_after_it_began_the_bad_state_is_not_resumed_from(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
     ) -> None:
