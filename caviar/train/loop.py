@@ -26,7 +26,7 @@ MID_EPOCH_SECONDS = 1.0
 """In a long epoch, save when the last checkpoint is older than factor * `checkpoint_seconds` + seconds."""
 
 EXPLODED = 1e6
-"""An epoch whose mean loss is so many times its first batch's loss (taken as at least 1) has diverged, though finite."""
+"""An epoch whose mean loss is so many times its first batch's loss (at least 1) has diverged, even when it is finite."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
     first = losses[0].item()
     if facts.values[("train", "loss")] > EXPLODED * max(1.0, first):
         raise DivergedError(
-            f"the training loss grew from {first:.3g} to {losses.max().item():.3g} within epoch {facts.epoch} (learning "
-            f"rate {facts.learning_rate:.3g}). {remedy}"
+            f"the training loss grew from {first:.3g} to {losses.max().item():.3g} within epoch {facts.epoch} "
+            f"(learning rate {facts.learning_rate:.3g}). {remedy}"
         )
     if math.isfinite(get_total_norm(job.model.parameters(), math.inf).item()):
         return
