@@ -26,7 +26,7 @@ MID_EPOCH_SECONDS = 1.0
 """In a long epoch, save when the last checkpoint is older than factor * `checkpoint_seconds` + seconds."""
 
 EXPLODED = 1e6
-"""An epoch whose mean loss is so many times its first batch's loss (at least 1) has diverged, even when it is finite."""
+"""An epoch whose mean loss is so many times its first batch's loss (at least 1) has diverged, finite or not."""
 
 
 @dataclass(frozen=True)
