@@ -37,7 +37,7 @@ class ConvNetSettings(Settings):
     """units of fully connected layers between the last block and the output"""
     norm: Literal["none", "batch"] = "batch"
     """none or batch normalisation after each convolution"""
-    dropout: Rate = 0.0
+    dropout: Rate = 0.2
     """share of inputs dropped before each fully connected layer while training (0 to below 1)"""
 
 
