@@ -30,7 +30,7 @@ def usual_order(model: ConvNet, inputs: Tensor) -> Tensor:
 @pytest.mark.parametrize("size", [(16, 16), (13, 11)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_pool_before_relu_is_the_same_function(norm: str, size: tuple[int, int], layout: torch.memory_format) -> None:
-    settings = ConvNetSettings(channels=(5, 6), hidden=(7,), norm=norm)  # type: ignore[arg-type]
+    settings = ConvNetSettings(channels=(5, 6), hidden=(7,), norm=norm, dropout=0.0)  # type: ignore[arg-type]
     model = build_model(settings, (3, *size), 4, generator()).to(memory_format=layout)  # type: ignore[call-overload]
     twin = copy.deepcopy(model)
     inputs = torch.randn(9, 3, *size, generator=generator(1))
@@ -75,7 +75,7 @@ def test_tables_are_refused() -> None:
 
 
 def test_channels_last_changes_the_layout_only() -> None:
-    model = build_model(ConvNetSettings(channels=(4, 8)), (3, 8, 8), 3, generator())
+    model = build_model(ConvNetSettings(channels=(4, 8), dropout=0.0), (3, 8, 8), 3, generator())
     twin = copy.deepcopy(model)
     parameters = list(model.parameters())
     assert use_channels_last(model, torch.zeros(2, 3, 8, 8))

@@ -16,7 +16,7 @@ def generator() -> torch.Generator:
 
 
 def test_a_convnet_layer_by_layer() -> None:
-    model = build_model(ConvNetSettings(channels=(16, 32), hidden=(20,)), (3, 33, 32), 10, generator())
+    model = build_model(ConvNetSettings(channels=(16, 32), hidden=(20,), dropout=0.0), (3, 33, 32), 10, generator())
     assert summarise(model, (3, 33, 32)) == [
         LayerSummary("blocks.conv1", "Conv2d", (16, 33, 32), 3 * 16 * 9),
         LayerSummary("blocks.norm1", "BatchNorm2d", (16, 33, 32), 32),
