@@ -41,7 +41,7 @@ def check_range(
     least <= value, above < value, value <= most, value < below. Raises InputError naming the argument, what arrived
     and what is allowed. A tensor on an accelerator is read back, so check when something is built, not in every step.
     """
-    numbers = torch.as_tensor(value).detach().double().cpu()
+    numbers = torch.as_tensor(value, device="cpu").detach().double()
     ok = torch.isfinite(numbers)
     if numbers.dim() > 1:
         raise InputError(f"{name} has shape {tuple(numbers.shape)}; it must be a number or of shape (members,).")

@@ -1,10 +1,19 @@
 """Networks, their layers' starting values, losses, and what can be said about any nn.Module."""
 
-from caviar.nn.activations import ACTIVATIONS
+from caviar.nn.activation_facts import ACTIVATION_FACTS, ActivationFacts, activation_facts
+from caviar.nn.activations import ACTIVATIONS, Maxout, MaxoutLinear, build_activation
 from caviar.nn.build import build_model
 from caviar.nn.checks import check_outputs
 from caviar.nn.code import load_callable
 from caviar.nn.convnet import ConvNet
+from caviar.nn.dropout import (
+    DropConnectLinear,
+    Dropout,
+    MonteCarlo,
+    drop_connect,
+    dropout,
+    monte_carlo_predict,
+)
 from caviar.nn.layout import has_batch_norm, has_convolutions, use_channels_last
 from caviar.nn.losses import Loss, build_loss, cross_entropy, mean_squared_error, resolve_loss
 from caviar.nn.mlp import MLP, ColumnEmbeddings, embedding_size
@@ -12,21 +21,33 @@ from caviar.nn.summary import LayerSummary, count_parameters, summarise
 
 __all__ = [
     "ACTIVATIONS",
+    "ACTIVATION_FACTS",
     "MLP",
+    "ActivationFacts",
     "ColumnEmbeddings",
     "ConvNet",
+    "DropConnectLinear",
+    "Dropout",
     "LayerSummary",
     "Loss",
+    "Maxout",
+    "MaxoutLinear",
+    "MonteCarlo",
+    "activation_facts",
+    "build_activation",
     "build_loss",
     "build_model",
     "check_outputs",
     "count_parameters",
     "cross_entropy",
+    "drop_connect",
+    "dropout",
     "embedding_size",
     "has_batch_norm",
     "has_convolutions",
     "load_callable",
     "mean_squared_error",
+    "monte_carlo_predict",
     "resolve_loss",
     "summarise",
     "use_channels_last",

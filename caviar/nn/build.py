@@ -28,8 +28,7 @@ def build_model(
     """
     model = lay_out_model(settings, input_shape, outputs, cardinalities)
     model.to_empty(device="cpu")
-    activation = settings.activation if isinstance(settings, MLPSettings) else "relu"
-    initialise(model, model.output, activation, generator)
+    initialise(model, model.output, settings.activation, generator)
     return model
 
 
@@ -63,6 +62,8 @@ def _build_mlp(
         activation=settings.activation,
         norm=settings.norm,
         dropout=settings.dropout,
+        dropout_form=settings.dropout_form,
+        maxout_pieces=settings.maxout_pieces,
         cardinalities=cardinalities,
     )
 
@@ -81,6 +82,10 @@ def _build_convnet(
         settings.channels,
         settings.hidden,
         outputs,
+        activation=settings.activation,
         norm=settings.norm,
         dropout=settings.dropout,
+        dropout_form=settings.dropout_form,
+        spatial_dropout=settings.spatial_dropout,
+        maxout_pieces=settings.maxout_pieces,
     )

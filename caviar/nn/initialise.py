@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 EMBEDDING_STD = 0.01
 OUTPUT_GAIN = 0.1
@@ -44,5 +45,5 @@ def initialise(model: nn.Module, output: nn.Linear, activation: str, generator: 
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=EMBEDDING_STD, generator=generator)
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm):
+        elif isinstance(module, nn.PReLU | _NormBase | nn.LayerNorm | nn.GroupNorm):
             module.reset_parameters()

@@ -8,7 +8,12 @@ from caviar.core.settings import Auto, Settings
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Activation = Literal[
+    "relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "softplus", "maxout", "tanh", "sigmoid"
+]
+DropoutForm = Literal["inverted", "classic", "alpha", "dropconnect"]
 
 
 class MLPSettings(Settings):
@@ -19,11 +24,15 @@ class MLPSettings(Settings):
     widths: Auto | tuple[Width, ...] = "auto"
     """units of each hidden layer; auto: from the number of training rows and inputs"""
     activation: Activation = "relu"
-    """relu, leaky_relu, elu, gelu, silu, tanh or sigmoid"""
+    """relu, leaky_relu, prelu, elu, selu, gelu, silu, softplus, maxout, tanh or sigmoid"""
+    maxout_pieces: Annotated[int, Field(ge=2, le=64)] = 2
+    """linear pieces of a unit, for activation maxout only"""
     norm: Literal["none", "batch", "layer"] = "batch"
     """none, batch or layer normalisation before each activation"""
     dropout: Auto | Rate = "auto"
     """share of hidden units dropped while training (0 to below 1); auto: from the number of training rows"""
+    dropout_form: DropoutForm = "inverted"
+    """inverted; classic (scales at test time); alpha (for selu); dropconnect (drops weights, not units)"""
 
 
 class ConvNetSettings(Settings):
@@ -35,10 +44,18 @@ class ConvNetSettings(Settings):
     """output channels of each block; each block halves height and width"""
     hidden: tuple[Width, ...] = ()
     """units of fully connected layers between the last block and the output"""
-    norm: Literal["none", "batch"] = "batch"
-    """none or batch normalisation after each convolution"""
+    activation: Activation = "relu"
+    """relu, leaky_relu, prelu, elu, selu, gelu, silu, softplus, maxout, tanh or sigmoid"""
+    maxout_pieces: Annotated[int, Field(ge=2, le=64)] = 2
+    """linear pieces of a unit, for activation maxout only"""
+    norm: Literal["none", "batch", "layer", "instance", "group"] = "batch"
+    """none, batch, layer, instance or group normalisation after each convolution"""
     dropout: Rate = 0.0
     """share of inputs dropped before each fully connected layer while training (0 to below 1)"""
+    dropout_form: DropoutForm = "inverted"
+    """inverted; classic (scales at test time); alpha (for selu); dropconnect (drops weights, not units)"""
+    spatial_dropout: Rate = 0.0
+    """share of whole channels dropped after each block while training (0 to below 1)"""
 
 
 class CodeSettings(Settings):
