@@ -160,7 +160,7 @@ KINDS = {"inverted": nn.Dropout, "classic": Dropout, "alpha": nn.AlphaDropout, "
 def test_networks_are_built_with_every_form(form: Literal["inverted", "classic", "alpha", "dropconnect"]) -> None:
     for settings, shape in (
         (MLPSettings(widths=(6, 5), dropout=0.5, dropout_form=form), (4,)),
-        (ConvNetSettings(channels=(4,), hidden=(5,), dropout=0.5, dropout_form=form, spatial_dropout=0.2), (2, 6, 6)),
+        (ConvNetSettings(channels=(4,), hidden=(5,), dropout=0.5, dropout_form=form), (2, 6, 6)),
     ):
         model = build_model(settings, shape, 3, generators(0)[0])
         assert sum(type(module) is KINDS[form] for module in model.modules()) == 2
