@@ -45,7 +45,7 @@ def check_range(
     ok = torch.isfinite(numbers)
     if numbers.dim() > 1:
         raise InputError(f"{name} has shape {tuple(numbers.shape)}; it must be a number or of shape (members,).")
-    words = []
+    words: list[str] = []
     if least is not None:
         ok, words = ok & (numbers >= least), [*words, f"at least {least:g}"]
     if above is not None:

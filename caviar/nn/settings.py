@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from caviar.core.settings import Auto, Settings
+from caviar.core.settings import Auto, NoneWord, Settings
 
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -79,10 +79,76 @@ class GivenSettings(Settings):
 ModelSettings = MLPSettings | ConvNetSettings | CodeSettings | GivenSettings
 
 
-class LossSettings(Settings):
-    """What training minimises."""
+ClassWeights = NoneWord | Literal["balanced"] | tuple[NotNegative, ...]
+NoSmoothing = Annotated[float, Field(ge=0, le=0)]
 
-    name: Literal["auto", "cross_entropy", "mean_squared_error"] = "auto"
-    """cross_entropy (classes), mean_squared_error (numbers), or auto: by the task"""
+
+class AutoLossSettings(Settings):
+    """The usual loss of the task: cross_entropy for classes, mean_squared_error for numbers."""
+
+    name: Literal["auto"] = "auto"
+    """auto: cross_entropy for classes, mean_squared_error for numbers"""
     label_smoothing: Rate = 0.0
     """share of the label's weight spread evenly over all classes (0 to below 1)"""
+    class_weights: ClassWeights = "none"
+    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+
+
+class CrossEntropySettings(Settings):
+    """Softmax cross entropy: the usual loss for classes."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    """the loss's name"""
+    label_smoothing: Rate = 0.0
+    """share of the label's weight spread evenly over all classes (0 to below 1)"""
+    class_weights: ClassWeights = "none"
+    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+
+
+class HingeSettings(Settings):
+    """Multiclass support vector loss (Weston and Watkins, 1999): scores with a margin, no probabilities."""
+
+    name: Literal["hinge"] = "hinge"
+    """the loss's name"""
+    margin: Positive = 1.0
+    """how much higher than any other the right class's score must be"""
+    class_weights: ClassWeights = "none"
+    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+
+
+class LogisticSettings(Settings):
+    """Logistic loss: a sigmoid for each class, against the rest."""
+
+    name: Literal["logistic"] = "logistic"
+    """the loss's name"""
+    class_weights: ClassWeights = "none"
+    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+
+
+class MeanSquaredErrorSettings(Settings):
+    """Mean squared error: the usual loss for numbers."""
+
+    name: Literal["mean_squared_error"] = "mean_squared_error"
+    """the loss's name"""
+    label_smoothing: NoSmoothing = 0.0
+    """0: there are no classes here (older recipes say it)"""
+
+
+class HuberSettings(Settings):
+    """Huber's loss: squared for small errors, linear for large ones, so that outliers pull less."""
+
+    name: Literal["huber"] = "huber"
+    """the loss's name"""
+    delta: Positive = 1.0
+    """where linear begins, in standard deviations of the target"""
+
+
+LossSettings = Annotated[
+    AutoLossSettings
+    | CrossEntropySettings
+    | HingeSettings
+    | LogisticSettings
+    | MeanSquaredErrorSettings
+    | HuberSettings,
+    Field(discriminator="name"),
+]
