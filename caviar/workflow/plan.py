@@ -101,7 +101,7 @@ def make_plan(
         groups=raw.groups,
         class_names=raw.classes,
     )
-    resolve_loss(recipe.loss, raw.task)
+    resolve_loss(recipe.loss, raw.task, len(raw.classes))
     resolved = resolve(recipe, raw, splits)
     return _assemble(resolved, raw, splits, model, device)
 
