@@ -99,13 +99,12 @@ def orthogonal_directions(found: Covariance) -> Directions:
     ones before it determine, or that is constant, becomes 0; the way back restores it.
     """
     scale = np.sqrt(np.diagonal(found.matrix))
-    safe = np.where(scale > 0, scale, 1.0)
+    safe = np.where(scale > 1e-155, scale, 1.0)  # float64 cannot hold the square of less
     lower, variances = _unit_lower(found.matrix / np.outer(safe, safe), found.rounding / safe**2)
     lower = lower * safe[:, None] / safe
-    forward: Floats = np.linalg.inv(lower).T * (variances > 0)
-    return Directions(
-        forward, lower.T * (variances > 0)[:, None], variances * np.square(safe), int((variances > 0).sum())
-    )
+    varies = variances > 0
+    forward = np.asarray(np.linalg.inv(lower).T * varies, dtype=np.float64)
+    return Directions(forward, lower.T * varies[:, None], variances * np.square(safe), int(varies.sum()))
 
 
 def _unit_lower(correlation: Floats, rounding: Floats) -> tuple[Floats, Floats]:
