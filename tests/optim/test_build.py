@@ -14,14 +14,14 @@ from caviar.optim.settings import AdamSettings, AdamWSettings, SGDSettings
 Settings = SGDSettings | AdamSettings | AdamWSettings
 
 CASES: list[Settings] = [
-    SGDSettings(momentum=0.0),
-    SGDSettings(),
-    SGDSettings(nesterov=True, weight_decay=0.01),
-    SGDSettings(momentum=0.0, weight_decay=0.1),
-    AdamSettings(),
-    AdamSettings(weight_decay=0.1, betas=(0.8, 0.95), eps=1e-3),
-    AdamWSettings(),
-    AdamWSettings(weight_decay=0.0),
+    SGDSettings(learning_rate=0.05, momentum=0.0),
+    SGDSettings(learning_rate=0.05),
+    SGDSettings(learning_rate=0.05, nesterov=True, weight_decay=0.01),
+    SGDSettings(learning_rate=0.05, momentum=0.0, weight_decay=0.1),
+    AdamSettings(learning_rate=0.001),
+    AdamSettings(learning_rate=0.001, weight_decay=0.1, betas=(0.8, 0.95), eps=1e-3),
+    AdamWSettings(learning_rate=0.001),
+    AdamWSettings(learning_rate=0.001, weight_decay=0.0),
     AdamWSettings(weight_decay=0.5, learning_rate=0.1),
 ]
 
@@ -134,10 +134,10 @@ def test_decay_reaches_weights_only_and_each_parameter_once() -> None:
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.Linear(2, 2).requires_grad_(False)])
 def test_a_model_without_parameters_is_refused(model: nn.Module) -> None:
     with pytest.raises(InputError, match="no trainable parameter"):
-        build_optimizer(SGDSettings(), model)
+        build_optimizer(SGDSettings(learning_rate=0.05), model)
 
 
-@pytest.mark.parametrize("settings", [SGDSettings(), AdamWSettings()], ids=repr)
+@pytest.mark.parametrize("settings", [SGDSettings(learning_rate=0.05), AdamWSettings(learning_rate=0.001)], ids=repr)
 def test_a_parameter_may_get_its_first_gradient_late(settings: Settings) -> None:
     model = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)])
     optimizer = build_optimizer(settings, model)

@@ -18,13 +18,13 @@ from caviar.optim.settings import AdamSettings, AdamWSettings, SGDSettings
 Settings = SGDSettings | AdamSettings | AdamWSettings
 
 CASES: list[Settings] = [
-    SGDSettings(momentum=0.0),
-    SGDSettings(),
-    SGDSettings(nesterov=True, weight_decay=0.01),
-    AdamSettings(),
-    AdamSettings(weight_decay=0.1, betas=(0.5, 0.75)),
-    AdamWSettings(),
-    AdamWSettings(weight_decay=0.0),
+    SGDSettings(learning_rate=0.05, momentum=0.0),
+    SGDSettings(learning_rate=0.05),
+    SGDSettings(learning_rate=0.05, nesterov=True, weight_decay=0.01),
+    AdamSettings(learning_rate=0.001),
+    AdamSettings(learning_rate=0.001, weight_decay=0.1, betas=(0.5, 0.75)),
+    AdamWSettings(learning_rate=0.001),
+    AdamWSettings(learning_rate=0.001, weight_decay=0.0),
 ]
 
 
@@ -87,7 +87,7 @@ def test_saved_loaded_and_gone_on_equals_never_stopped(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("settings", [SGDSettings(), AdamWSettings()], ids=repr)
+@pytest.mark.parametrize("settings", [SGDSettings(learning_rate=0.05), AdamWSettings(learning_rate=0.001)], ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_float_types(settings: Settings, dtype: torch.dtype, tmp_path: Path) -> None:
     model = conv_net(torch.channels_last, dtype)
@@ -102,13 +102,13 @@ def test_other_float_types(settings: Settings, dtype: torch.dtype, tmp_path: Pat
 
 def test_a_long_step_count_is_exact(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
-    optimizer = build_optimizer(AdamWSettings(), model)
+    optimizer = build_optimizer(AdamWSettings(learning_rate=0.001), model)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     for values in optimizer.state.values():
         values["step"].fill_(16_777_215.0)
     tensors, data = through_file(optimizer, tmp_path)
-    fresh = build_optimizer(AdamWSettings(), nn.Linear(2, 2))
+    fresh = build_optimizer(AdamWSettings(learning_rate=0.001), nn.Linear(2, 2))
     load_optimizer_tensors(fresh, tensors, data)
     assert [float(values["step"]) for values in fresh.state.values()] == [16_777_215.0] * 2
 
@@ -122,7 +122,7 @@ def test_a_fresh_state_round_trips(tmp_path: Path) -> None:
 
 def test_loading_copies(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
-    optimizer = build_optimizer(AdamWSettings(), model)
+    optimizer = build_optimizer(AdamWSettings(learning_rate=0.001), model)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     tensors, data = through_file(optimizer, tmp_path)
@@ -134,7 +134,7 @@ def test_loading_copies(tmp_path: Path) -> None:
 
 def stepped() -> tuple[Optimizer, dict[str, Tensor], dict[str, Any]]:
     model = nn.Linear(3, 2)
-    optimizer = build_optimizer(AdamWSettings(), model)
+    optimizer = build_optimizer(AdamWSettings(learning_rate=0.001), model)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     tensors, data = optimizer_tensors(optimizer)

@@ -194,9 +194,9 @@ def test_diff_names_keys_and_both_values() -> None:
     assert diff(first, second) == [
         "seed: 0 -> 3",
         'data.target: "none" -> "in \\"come"',
-        "optimizer.learning_rate: 0.001 -> 0.1",
+        'optimizer.learning_rate: "auto" -> 0.1',
     ]
-    third = validate(parse_recipe("[optimizer]\nname = 'sgd'\nlearning_rate = 0.001\nweight_decay = 0.01"))
+    third = validate(parse_recipe("[optimizer]\nname = 'sgd'\nweight_decay = 0.01"))
     assert diff(first, third) == [
         'optimizer.name: "adamw" -> "sgd"',
         "optimizer.betas: [0.9, 0.999] -> absent",
