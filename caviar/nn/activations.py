@@ -33,12 +33,13 @@ class Maxout(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the largest piece of every unit."""
-        if inputs.size(self.dim) % self.pieces != 0:
+        try:
+            return torch.unflatten(inputs, self.dim, (-1, self.pieces)).amax(self.dim)
+        except RuntimeError as error:  # no question before: torch.fx cannot trace one about sizes
             raise InputError(
                 f"Maxout({self.pieces}) was given {inputs.size(self.dim)} features (shape {tuple(inputs.shape)}), "
                 f"which are not a multiple of its pieces. Give the layer before it {self.pieces} outputs a unit."
-            )
-        return torch.unflatten(inputs, self.dim, (-1, self.pieces)).amax(self.dim)
+            ) from error
 
     def extra_repr(self) -> str:
         return f"pieces={self.pieces}, dim={self.dim}"

@@ -13,6 +13,22 @@ NotNegative = Annotated[float, Field(ge=0)]
 Activation = Literal[
     "relu", "leaky_relu", "prelu", "elu", "selu", "gelu", "silu", "softplus", "maxout", "tanh", "sigmoid"
 ]
+InitName = Literal[
+    "auto",
+    "zeros",
+    "constant",
+    "small_normal",
+    "normal",
+    "uniform",
+    "xavier",
+    "he",
+    "lecun",
+    "orthogonal",
+    "random_walk",
+    "data_dependent",
+    "lsuv",
+    "identity",
+]
 DropoutForm = Literal["inverted", "classic", "alpha", "dropconnect"]
 
 
@@ -33,6 +49,14 @@ class MLPSettings(Settings):
     """share of hidden units dropped while training (0 to below 1); auto: from the number of training rows"""
     dropout_form: DropoutForm = "inverted"
     """inverted; classic (scales at test time); alpha (for selu); dropconnect (drops weights, not units)"""
+    init: InitName = "auto"
+    """initial weights: xavier, he, lecun, orthogonal, lsuv, ... (caviar.nn.INITIALISERS); auto: by the activation"""
+    init_gain: Auto | Positive = "auto"
+    """factor of the initial weights' standard deviation; auto: by initialiser and activation"""
+    init_fan_mode: Auto | Literal["fan_in", "fan_out", "fan_avg"] = "auto"
+    """what the initial weights' variance is divided by; auto: fan_in, for xavier fan_avg"""
+    init_distribution: Auto | Literal["normal", "uniform"] = "auto"
+    """shape of the random initial weights; auto: normal"""
 
 
 class ConvNetSettings(Settings):
@@ -56,6 +80,14 @@ class ConvNetSettings(Settings):
     """inverted; classic (scales at test time); alpha (for selu); dropconnect (drops weights, not units)"""
     spatial_dropout: Rate = 0.0
     """share of whole channels dropped after each block while training (0 to below 1)"""
+    init: InitName = "auto"
+    """initial weights: xavier, he, lecun, orthogonal, lsuv, ... (caviar.nn.INITIALISERS); auto: by the activation"""
+    init_gain: Auto | Positive = "auto"
+    """factor of the initial weights' standard deviation; auto: by initialiser and activation"""
+    init_fan_mode: Auto | Literal["fan_in", "fan_out", "fan_avg"] = "auto"
+    """what the initial weights' variance is divided by; auto: fan_in, for xavier fan_avg"""
+    init_distribution: Auto | Literal["normal", "uniform"] = "auto"
+    """shape of the random initial weights; auto: normal"""
 
 
 class CodeSettings(Settings):
