@@ -10,8 +10,8 @@ from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
 from caviar.core.examples import Splits
 from caviar.data.raw import RawData
-from caviar.nn import resolve_loss
-from caviar.nn.settings import MLPSettings
+from caviar.nn import resolve_init, resolve_loss
+from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.recipe import Recipe
 
 SMALL = 5_000
@@ -77,11 +77,13 @@ def _preprocess(recipe: Recipe, raw: RawData) -> dict[str, Any]:
 
 
 def _model(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
+    if isinstance(recipe.model, ConvNetSettings):
+        return resolve_init(recipe.model)
     if not isinstance(recipe.model, MLPSettings):
         return {}
     widths = (128, 128) if rows < SMALL or raw.task == "classification" else (256, 256)
     dropout = 0.3 if raw.task == "classification" or rows < SMALL else 0.1
-    return {
+    return resolve_init(recipe.model) | {
         "widths": widths if recipe.model.widths == "auto" else recipe.model.widths,
         "dropout": dropout if recipe.model.dropout == "auto" else recipe.model.dropout,
     }
