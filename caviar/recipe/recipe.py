@@ -5,6 +5,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
+from caviar.augment.settings import AugmentSettings
 from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
 from caviar.core.settings import Settings
@@ -57,6 +58,8 @@ class Recipe(Settings):
     """which examples train, which choose (dev) and which judge (test)"""
     preprocess: PreprocessSettings = PreprocessSettings()
     """how raw input becomes what the network sees; fitted on the training split only"""
+    augment: AugmentSettings = AugmentSettings()
+    """random changes of training pictures, drawn anew in every epoch"""
     model: AnyModel = MLPSettings()
     """the network: mlp, convnet, or module.path:callable (code of your own, behind --allow-code)"""
     loss: LossSettings = AutoLossSettings()

@@ -12,7 +12,7 @@ from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
-from caviar.core.seeds import epoch_order
+from caviar.core.seeds import epoch_order, generator_for
 from caviar.optim import clip_gradients, set_learning_rate
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoint, Checkpoints
@@ -30,6 +30,7 @@ class Job:
 
     loss: mean over the batch, from (outputs, targets); loss_per_example: the same, one value an example.
     prepare: from stored inputs of a batch to the network's input, on the device.
+    augment: what stored inputs and targets of a training batch go through before, drawing from the generator; or None.
     schedule: learning rate at a step counted from 0.
     patience, clip_norm: None for never.
     """
@@ -54,6 +55,7 @@ class Job:
     compile: bool
     checkpoint_seconds: float
     seed: int
+    augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass
@@ -92,6 +94,9 @@ def train(
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
             inputs, targets = _gather(job, order[start:end])
+            if job.augment is not None:
+                generator = generator_for(job.seed, "augment", state.epoch, state.batch)
+                inputs, targets = job.augment(inputs, targets, generator)
             job.optimizer.zero_grad(set_to_none=True)
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)

@@ -139,6 +139,7 @@ def build_job(plan: Plan) -> Job:
         compile=recipe.device.compile,
         checkpoint_seconds=training.checkpoint_seconds,
         seed=recipe.seed,
+        augment=plan.prepared.augment,
     )
 
 
