@@ -59,63 +59,61 @@ def warp(pictures: Tensor, geometry: Geometry, *, size: tuple[int, int] | None =
     values = to_unit(pictures)
     if not len(pictures):
         return pictures.new_empty((0, pictures.shape[1], *(size or (height, width))))
-    x, y = _sources(geometry, len(pictures), size or (height, width), math.hypot(height, width) / 2, values)
-    grid = torch.stack([x * (2 / width), y * (2 / height)], dim=3).expand(len(pictures), -1, -1, -1)
+    grid = _grid(geometry, len(pictures), size or (height, width), (height, width), values)
     mode = PADDING_MODES[fill]
     found = functional.grid_sample(values, grid, mode="bilinear", padding_mode=mode, align_corners=False)
     return like(found, pictures)
 
 
-def _sources(
-    geometry: Geometry, count: int, size: tuple[int, int], radius: float, like_this: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return x and y, each (n, height, width), of the points that the result shows."""
+def _grid(geometry: Geometry, count: int, size: tuple[int, int], of: tuple[int, int], values: Tensor) -> Tensor:
+    """Return the points that a result of `size` shows of pictures `of` a size, (n, *size, 2), borders at -1 and 1.
 
-    def given(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value.to(like_this).view(count, 1, 1)
+    Up to the lens, x and y are quotients of functions that are linear in the result's row and column; each is a sum of
+    one number a row and one a column.
+    """
+    part = Geometry(*(None if value is None else value.to(values).view(count) for value in geometry))
+    zero, one = values.new_zeros(count), values.new_ones(count)
+    radius = math.hypot(*of) / 2
+    scale = one if part.zoom is None else 1 / part.zoom
+    start = [
+        _or(offset, zero) * scale - _or(shift, zero)
+        for offset, shift in ((part.offset_x, part.shift_x), (part.offset_y, part.shift_y))
+    ]
+    steps = [torch.arange(n, dtype=values.dtype, device=values.device) - (n - 1) / 2 for n in size]
 
-    part = Geometry(*(given(value) for value in geometry))
-    x, y = (
-        torch.arange(length, device=like_this.device, dtype=like_this.dtype) - (length - 1) / 2
-        for length in (size[1], size[0])
-    )
-    x, y = x.expand(1, size[0], size[1]), y.view(1, -1, 1).expand(1, size[0], size[1])
-    x, y = _plus(x, part.offset_x), _plus(y, part.offset_y)
-    if part.zoom is not None:
-        x, y = x / part.zoom, y / part.zoom
-    x, y = _plus(x, part.shift_x, -1), _plus(y, part.shift_y, -1)
+    def plane(by_x: Tensor, by_y: Tensor, constant: Tensor | int = 0) -> Tensor:
+        """by_x v_x + by_y v_y + constant at every place of the result."""
+        fixed = (by_x * start[0] + by_y * start[1] + constant).view(-1, 1, 1)
+        along_rows = (by_y * scale).view(-1, 1, 1) * steps[0].view(1, -1, 1) + fixed
+        return along_rows + (by_x * scale).view(-1, 1, 1) * steps[1]
+
+    unit = 2 / of[1], 2 / of[0]
+    straight = part.lens is None
+    x, y = (plane(*(by * unit[axis] if straight else by for by in row)) for axis, row in enumerate(_inverse(part, one)))
     if part.tilt_x is not None or part.tilt_y is not None:
-        depth = 1 + (_times(x, part.tilt_x) + _times(y, part.tilt_y)) / radius
+        depth = plane(_or(part.tilt_x, zero) / radius, _or(part.tilt_y, zero) / radius, 1)
         x, y = x / depth, y / depth
-    x, y = _unturned(part, x, y)
     if part.lens is not None:
-        grown = 1 + part.lens * (x * x + y * y) / radius**2
-        x, y = x * grown, y * grown
-    return torch.broadcast_tensors(x, y)  # type: ignore[no-any-return, no-untyped-call]
+        grown = 1 + (part.lens / radius**2).view(-1, 1, 1) * (x * x + y * y)
+        x, y = x * grown * unit[0], y * grown * unit[1]
+    return torch.stack([x, y], dim=3)
 
 
-def _plus(values: Tensor, added: Tensor | None, sign: int = 1) -> Tensor:
-    return values if added is None else values + sign * added
+def _or(given: Tensor | None, default: Tensor) -> Tensor:
+    return default if given is None else given
 
 
-def _times(values: Tensor, factor: Tensor | None) -> Tensor:
-    return values * 0 if factor is None else values * factor
-
-
-def _unturned(part: Geometry, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo rotation, shear and stretch."""
-    if part.angle is not None:
-        angle = torch.deg2rad(part.angle)
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        x, y = x * cos - y * sin, x * sin + y * cos
-    if part.shear_x is not None or part.shear_y is not None:
-        slant_x = torch.tan(torch.deg2rad(part.shear_x)) if part.shear_x is not None else x.new_zeros(1)
-        slant_y = torch.tan(torch.deg2rad(part.shear_y)) if part.shear_y is not None else x.new_zeros(1)
-        scale = 1 / (1 - slant_x * slant_y)
-        x, y = (x - y * slant_x) * scale, (y - x * slant_y) * scale
-    x = x if part.stretch_x is None else x / part.stretch_x
-    y = y if part.stretch_y is None else y / part.stretch_y
-    return x, y
+def _inverse(part: Geometry, one: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the rows of A^-1 = stretch^-1 x shear^-1 x rotation^-1, each entry (n,)."""
+    angle = torch.deg2rad(_or(part.angle, 0 * one))
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    slant_x, slant_y = (torch.tan(torch.deg2rad(_or(shear, 0 * one))) for shear in (part.shear_x, part.shear_y))
+    area = 1 - slant_x * slant_y
+    first, second = 1 / (area * _or(part.stretch_x, one)), 1 / (area * _or(part.stretch_y, one))
+    return (
+        ((cos - slant_x * sin) * first, (-sin - slant_x * cos) * first),
+        ((sin - slant_y * cos) * second, (cos + slant_y * sin) * second),
+    )
 
 
 # --- drawn at random
