@@ -18,6 +18,7 @@ from caviar.nn.dropout import (
     monte_carlo_predict,
 )
 from caviar.nn.fans import fan_in_and_fan_out
+from caviar.nn.gradient_check import EntryCheck, GradientReport, ParameterCheck, check_gradients
 from caviar.nn.graph import zero_residual_ends
 from caviar.nn.initialise import initialise, resolve_init
 from caviar.nn.initialisers import INITIALISERS
@@ -41,6 +42,16 @@ from caviar.nn.member_norms import (
     weighted_batch_norm,
 )
 from caviar.nn.mlp import MLP, ColumnEmbeddings, embedding_size
+from caviar.nn.regularise import (
+    Regularizer,
+    add_penalty_gradients,
+    build_regularizer,
+    elastic_net_penalty,
+    l1_penalty,
+    l2_penalty,
+    limit_norms,
+    regularised_weights,
+)
 from caviar.nn.statistics import ActivationStatistics, activation_statistics
 from caviar.nn.summary import LayerSummary, count_parameters, summarise
 
@@ -56,21 +67,28 @@ __all__ = [
     "ConvNet",
     "DropConnectLinear",
     "Dropout",
+    "EntryCheck",
     "FoldReport",
+    "GradientReport",
     "LayerSummary",
     "Loss",
     "Maxout",
     "MaxoutLinear",
     "MembersBatchNorm",
     "MonteCarlo",
+    "ParameterCheck",
+    "Regularizer",
     "activation_facts",
     "activation_statistics",
     "adapt_model",
+    "add_penalty_gradients",
     "balanced_class_weights",
     "batch_moments",
     "build_activation",
     "build_loss",
     "build_model",
+    "build_regularizer",
+    "check_gradients",
     "check_outputs",
     "class_log_probabilities",
     "count_parameters",
@@ -79,6 +97,7 @@ __all__ = [
     "drop_cancelled_biases",
     "drop_connect",
     "dropout",
+    "elastic_net_penalty",
     "embedding_size",
     "fan_in_and_fan_out",
     "fold_batch_norm",
@@ -87,6 +106,9 @@ __all__ = [
     "hinge",
     "huber",
     "initialise",
+    "l1_penalty",
+    "l2_penalty",
+    "limit_norms",
     "load_callable",
     "logistic",
     "looks_at_data",
@@ -97,6 +119,7 @@ __all__ = [
     "members_layer_norm",
     "monte_carlo_predict",
     "recalibrate",
+    "regularised_weights",
     "resolve_init",
     "resolve_loss",
     "summarise",

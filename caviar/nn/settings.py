@@ -184,3 +184,14 @@ LossSettings = Annotated[
     | HuberSettings,
     Field(discriminator="name"),
 ]
+
+
+class RegularizationSettings(Settings):
+    """Penalties and limits on the weights (not on biases and norms), beside the model's dropout and weight decay."""
+
+    l1: NotNegative = 0.0
+    """factor of the sum of absolute weights (lasso): drives small weights to 0"""
+    l2: NotNegative = 0.0
+    """factor of half the sum of squared weights (ridge); with l1, the elastic net"""
+    max_norm: Positive | NoneWord = "none"
+    """the largest length of a unit's incoming weights, 3 or 4 with dropout; longer ones are scaled back each step"""
