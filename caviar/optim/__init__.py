@@ -1,5 +1,6 @@
 """Update rules, schedules, clipping, running averages, and an optimiser's state as tensors."""
 
+from caviar.optim.averages import AveragedModel, RunningAverage, ewma, stochastic_weight_average
 from caviar.optim.build import build_optimizer, parameter_groups, set_learning_rate, set_momentum
 from caviar.optim.build_schedule import build_momentum_schedule, build_schedule
 from caviar.optim.clip import clip_gradients
@@ -18,6 +19,7 @@ from caviar.optim.famous import (
 from caviar.optim.newton_schulz import newton_schulz
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plateau import Plateau
+from caviar.optim.preview import preview, preview_table, sparkline
 from caviar.optim.rules import Rule, chain, lookahead
 from caviar.optim.schedules import Schedule, constant, cosine
 from caviar.optim.second_order import Newton, lbfgs, needs_closure, second_order_step
@@ -25,10 +27,12 @@ from caviar.optim.split import muon_groups
 from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
 
 __all__ = [
+    "AveragedModel",
     "Newton",
     "Optimizer",
     "Plateau",
     "Rule",
+    "RunningAverage",
     "Schedule",
     "adagrad",
     "adam",
@@ -40,6 +44,7 @@ __all__ = [
     "clip_gradients",
     "constant",
     "cosine",
+    "ewma",
     "lbfgs",
     "lion",
     "load_optimizer_tensors",
@@ -51,6 +56,8 @@ __all__ = [
     "newton_schulz",
     "optimizer_tensors",
     "parameter_groups",
+    "preview",
+    "preview_table",
     "radam",
     "ranger",
     "rmsprop",
@@ -58,4 +65,6 @@ __all__ = [
     "set_learning_rate",
     "set_momentum",
     "sgd",
+    "sparkline",
+    "stochastic_weight_average",
 ]

