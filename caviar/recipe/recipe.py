@@ -17,6 +17,7 @@ from caviar.nn.settings import (
     GivenSettings,
     LossSettings,
     MLPSettings,
+    RegularizationSettings,
 )
 from caviar.optim.settings import (
     AdamWSettings,
@@ -64,6 +65,8 @@ class Recipe(Settings):
     """the network: mlp, convnet, or module.path:callable (code of your own, behind --allow-code)"""
     loss: LossSettings = AutoLossSettings()
     """what training minimises: auto, cross_entropy, hinge, logistic, mean_squared_error or huber"""
+    regularization: RegularizationSettings = RegularizationSettings()
+    """penalties and limits on the weights"""
     optimizer: OptimizerSettings = AdamWSettings()
     """the update rule: sgd, adam or adamw"""
     schedule: ScheduleSettings = CosineSettings()

@@ -13,6 +13,7 @@ from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
 from caviar.core.seeds import epoch_order, generator_for
+from caviar.nn.regularise import Regularizer
 from caviar.optim import clip_gradients, set_learning_rate
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoint, Checkpoints
@@ -32,7 +33,7 @@ class Job:
     prepare: from stored inputs of a batch to the network's input, on the device.
     augment: what stored inputs and targets of a training batch go through before, drawing from the generator; or None.
     schedule: learning rate at a step counted from 0.
-    patience, clip_norm: None for never.
+    patience, clip_norm: None for never. regularizer: adds penalties to gradients and keeps weights within limits.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Job:
     checkpoint_seconds: float
     seed: int
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
+    regularizer: Regularizer | None = None
 
 
 @dataclass
@@ -101,9 +103,13 @@ def train(
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            if job.regularizer is not None:
+                job.regularizer.add_gradients()
             if job.clip_norm is not None:
                 clip_gradients(parameters, job.clip_norm)
             job.optimizer.step()
+            if job.regularizer is not None:
+                job.regularizer.constrain()
 
             detached = loss.detach()
             state.losses[state.batch] = detached

@@ -13,7 +13,7 @@ from caviar.core.jsonable import jsonable
 from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
-from caviar.nn import build_loss, has_batch_norm
+from caviar.nn import build_loss, build_regularizer, has_batch_norm
 from caviar.optim import build_optimizer, build_schedule
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
@@ -140,6 +140,7 @@ def build_job(plan: Plan) -> Job:
         checkpoint_seconds=training.checkpoint_seconds,
         seed=recipe.seed,
         augment=plan.prepared.augment,
+        regularizer=build_regularizer(recipe.regularization, plan.model),
     )
 
 
