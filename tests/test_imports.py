@@ -97,13 +97,14 @@ def _judge(source: str, target: str, package: str) -> str | None:
 
 
 def heavy_settings(package: Path) -> list[str]:
-    """Return one line for each import of a settings module beyond pydantic, typing and core."""
+    """Return one line for each import of a settings module beyond pydantic, typing, core and settings beside it."""
     files = [file for pattern in ("settings.py", "*_settings.py") for file in sorted(package.rglob(pattern))]
     return [
         f"{found.file}:{found.line}: settings import {found.target}"
         for file in files
         for found in imports_of(file, package)
         if not any(found.target == allowed or found.target.startswith(f"{allowed}.") for allowed in SETTINGS_MAY_IMPORT)
+        and not (found.target.startswith("caviar.") and found.target.endswith("settings"))
     ]
 
 

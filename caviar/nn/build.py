@@ -3,11 +3,11 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from caviar.core.errors import InputError
 from caviar.nn.convnet import ConvNet
-from caviar.nn.initialise import initialise
+from caviar.nn.initialise import BASES, adapt_to_data, initialise, output_layer
 from caviar.nn.mlp import MLP
 from caviar.nn.settings import ConvNetSettings, MLPSettings
 
@@ -24,13 +24,31 @@ def build_model(
     input_shape: the shape of one example, (columns,) or (channels, height, width).
     outputs: classes, or 1 for a number.
     cardinalities: slots of the categorical columns, which are the last ones and hold slot numbers.
+    Initial weights that look at data (data_dependent, lsuv) are finished by `adapt_model`.
     Raises InputError when the network cannot take such examples, ValueError when an "auto" is left in the settings.
     """
     model = lay_out_model(settings, input_shape, outputs, cardinalities)
     _allocate(model)
-    activation = settings.activation if isinstance(settings, MLPSettings) else "relu"
-    initialise(model, model.output, activation, generator)
+    initialise(
+        model,
+        BASES.get(settings.init, settings.init),
+        generator=generator,
+        activation=settings.activation,
+        gain="auto" if settings.init in BASES else settings.init_gain,
+        fan_mode=settings.init_fan_mode,
+        distribution=settings.init_distribution,
+    )
     return model
+
+
+def adapt_model(settings: MLPSettings | ConvNetSettings, model: nn.Module, batch: Tensor) -> None:
+    """Finish initial weights that look at data (data_dependent, lsuv) by a batch of inputs; nothing for the others."""
+    adapt_to_data(model, settings.init, batch, gain=settings.init_gain, leave=output_layer(model))
+
+
+def looks_at_data(settings: MLPSettings | ConvNetSettings) -> bool:
+    """Say whether the initial weights need `adapt_model`."""
+    return settings.init in BASES
 
 
 def lay_out_model(
@@ -72,6 +90,8 @@ def _build_mlp(
         activation=settings.activation,
         norm=settings.norm,
         dropout=settings.dropout,
+        dropout_form=settings.dropout_form,
+        maxout_pieces=settings.maxout_pieces,
         cardinalities=cardinalities,
     )
 
@@ -90,6 +110,10 @@ def _build_convnet(
         settings.channels,
         settings.hidden,
         outputs,
+        activation=settings.activation,
         norm=settings.norm,
         dropout=settings.dropout,
+        dropout_form=settings.dropout_form,
+        spatial_dropout=settings.spatial_dropout,
+        maxout_pieces=settings.maxout_pieces,
     )

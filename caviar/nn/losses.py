@@ -1,65 +1,218 @@
-"""What training minimises, as functions of (outputs, targets) on torch.nn.functional."""
+"""What training minimises, as functions of (outputs, targets).
 
-from collections.abc import Callable
-from functools import partial
+Every loss takes the plain form, outputs (batch, ...) and targets (batch,), and the members form, outputs
+(members, batch, ...) with targets (batch,) common to all or (members, batch). Its hyperparameters are numbers, or
+[members]. It gives one number an example (reduction "none") or the mean over the batch, one number for each member.
+`example_weights`, (batch,) or (members, batch), make the mean sum(w * loss) / sum(w); where all weights are 0 it is 0.
+Outputs in half precision are widened first: sums of exponentials and squares need the digits.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from caviar.core.columns import Task
 from caviar.core.errors import InputError
-from caviar.nn.settings import LossSettings
+from caviar.core.members import over_members
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 Reduction = Literal["mean", "none"]
-
-DEFAULTS: Final[dict[Task, Literal["cross_entropy", "mean_squared_error"]]] = {
-    "classification": "cross_entropy",
-    "regression": "mean_squared_error",
-}
 
 
 def cross_entropy(
-    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, reduction: Reduction = "mean"
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    label_smoothing: float | Tensor = 0.0,
+    class_weights: Tensor | None = None,
+    example_weights: Tensor | None = None,
+    reduction: Reduction = "mean",
 ) -> Tensor:
-    """Softmax cross entropy -sum_c q_c log softmax(logits)_c, in nats.
+    """Softmax cross entropy -sum_c v_c q_c log softmax(logits)_c, in nats: the usual loss for classes.
 
-    logits (batch, classes), targets (batch,) class numbers. q is 1 - s at the label plus s / classes everywhere, where
-    s = label_smoothing (Szegedy et al. 2016). Half-precision logits are widened first: a sum of
-    exponentials needs the digits.
+    logits ([members,] batch, classes), targets class numbers. q is 1 - s at the label plus s / classes everywhere,
+    where s = label_smoothing, 0 to below 1 (Szegedy et al. 2016). v = class_weights (classes,), 1 where absent; the
+    mean over the batch is then divided by the sum of the labels' weights, as torch does.
     """
-    return functional.cross_entropy(
-        _at_least_float32(logits), targets, label_smoothing=label_smoothing, reduction=reduction
+    logits = _at_least_float32(logits)
+    if example_weights is None and logits.dim() == 2 and not isinstance(label_smoothing, Tensor):
+        weight = None if class_weights is None else class_weights.to(logits)
+        return functional.cross_entropy(
+            logits, targets, weight=weight, label_smoothing=label_smoothing, reduction=reduction
+        )
+    labels = _labels_like(logits, targets)
+    logs = functional.log_softmax(logits, dim=-1)
+    picked = logs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    weights = None if class_weights is None else class_weights.to(logits)
+    spread = logs.mean(dim=-1) if weights is None else (logs * weights).mean(dim=-1)
+    if weights is not None:
+        picked = picked * weights[labels]
+    smoothing = over_members(label_smoothing, picked)
+    values = -((1.0 - smoothing) * picked + smoothing * spread)
+    return _reduced(values, example_weights, None if weights is None else weights[labels], reduction)
+
+
+def hinge(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    margin: float | Tensor = 1.0,
+    class_weights: Tensor | None = None,
+    example_weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Multiclass support vector loss, sum over c != y of max(0, margin + z_c - z_y) (Weston and Watkins, 1999).
+
+    logits z ([members,] batch, classes), targets y class numbers, margin > 0 (1 is usual: the scale of the scores is
+    free). Only scores are learned, no probabilities; once every margin is kept the loss is 0 and learning stops.
+    torch's multi_margin_loss is this divided by the number of classes.
+    """
+    logits = _at_least_float32(logits)
+    labels = _labels_like(logits, targets).unsqueeze(-1)
+    excess = torch.clamp_min(over_members(margin, logits) + logits - logits.gather(-1, labels), 0.0)
+    return _class_reduced(
+        excess.scatter(-1, labels, 0.0).sum(dim=-1), labels, class_weights, example_weights, reduction
     )
 
 
-def mean_squared_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """(outputs - targets)^2 for outputs (batch,) or (batch, 1) and targets (batch,)."""
-    return functional.mse_loss(_at_least_float32(outputs).reshape(targets.shape), targets, reduction=reduction)
+def logistic(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    class_weights: Tensor | None = None,
+    example_weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Logistic loss, one sigmoid for each class against the rest: sum_c log(1 + exp(-t_c z_c)), t_y = 1, else -1.
+
+    logits z ([members,] batch, classes), targets y class numbers. With a single output, logits ([members,] batch, 1) or
+    (batch,), targets are 0 or 1 and it is the binary logistic loss (logistic regression). Probabilities are
+    sigmoid(z_c), each on its own; `class_log_probabilities` divides them by their sum to choose one class.
+    """
+    logits = _at_least_float32(logits)
+    logits = logits.unsqueeze(-1) if logits.dim() == 1 else logits
+    labels = _labels_like(logits, targets).unsqueeze(-1)
+    if logits.shape[-1] == 1:
+        signed = torch.where(labels > 0, -logits, logits)
+        labels = labels.clamp(0, 1)
+    else:  # the sign is turned before anything is added: a sum with the label's large logit would lose the others
+        signed = logits.scatter(-1, labels, -logits.gather(-1, labels))
+    values = functional.softplus(signed).sum(dim=-1)
+    return _class_reduced(values, labels, class_weights, example_weights, reduction)
 
 
-def resolve_loss(settings: LossSettings, task: Task) -> LossSettings:
-    """Replace "auto" by the task's loss; a loss that does not fit the task is an InputError."""
-    name = DEFAULTS[task] if settings.name == "auto" else settings.name
-    if name != DEFAULTS[task]:
-        raise InputError(f'loss.name = {name!r} does not fit a {task} task. Use {DEFAULTS[task]!r}, or "auto".')
-    if name != "cross_entropy" and settings.label_smoothing > 0:
+def mean_squared_error(
+    outputs: Tensor, targets: Tensor, *, example_weights: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """(outputs - targets)^2: the usual loss for numbers; large errors count most.
+
+    outputs (batch,) or (batch, 1), members (members, batch, 1); targets (batch,) or (members, batch).
+    """
+    outputs = _at_least_float32(outputs)
+    if example_weights is None and outputs.numel() == targets.numel() and targets.dim() == 1:
+        return functional.mse_loss(outputs.reshape(targets.shape), targets, reduction=reduction)
+    return _reduced(_errors(outputs, targets).square(), example_weights, None, reduction)
+
+
+def huber(
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    delta: float | Tensor = 1.0,
+    example_weights: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Huber's loss (1964): e^2 / 2 for |e| <= delta, delta (|e| - delta / 2) beyond, where e = outputs - targets.
+
+    Quadratic for small errors, linear for large ones, so that outliers pull with a bounded force. delta > 0 stands in
+    units of the (standardised) targets. Shapes as for `mean_squared_error`.
+    """
+    size = _errors(_at_least_float32(outputs), targets).abs()
+    limit = over_members(delta, size)
+    inner = torch.minimum(size, limit) if isinstance(limit, Tensor) else size.clamp_max(limit)
+    return _reduced(inner * (size - 0.5 * inner), example_weights, None, reduction)
+
+
+def class_log_probabilities(logits: Tensor, loss: str = "cross_entropy") -> Tensor:
+    """Return log probabilities of the classes (last axis), as the loss that trained the network reads its outputs.
+
+    cross_entropy: log softmax. logistic: log of sigmoid(z_c) / sum_k sigmoid(z_k). hinge: log softmax too, but its
+    outputs are scores, so that these are an order of the classes, not frequencies to rely on.
+    """
+    logits = _at_least_float32(logits)
+    return functional.log_softmax(functional.logsigmoid(logits) if loss == "logistic" else logits, dim=-1)
+
+
+def balanced_class_weights(counts: Sequence[int] | Tensor) -> Tensor:
+    """Return weights inversely proportional to the classes' counts: total / (classes * count), scikit-learn's rule.
+
+    A class without examples gets weight 0. Over the counted examples the weights' mean is 1.
+    """
+    numbers = torch.as_tensor(counts).double()
+    present = numbers > 0
+    weights = torch.where(present, numbers.sum() / (present.sum() * numbers.clamp_min(1)), 0.0)
+    return weights.float()
+
+
+def _labels_like(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the labels, one for each row of logits."""
+    if logits.dim() not in (2, 3) or targets.shape not in (logits.shape[:-1], logits.shape[-2:-1]):
         raise InputError(
-            f"loss.label_smoothing = {settings.label_smoothing} has no meaning for {name!r}: there are no classes to "
-            "spread a label over. Set it to 0."
+            f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)} do not fit. Expected "
+            "logits (batch, classes) with targets (batch,), or logits (members, batch, classes) with targets (batch,) "
+            "or (members, batch)."
         )
-    return settings.model_copy(update={"name": name})
+    return targets.long().expand(logits.shape[:-1])
 
 
-def build_loss(settings: LossSettings, task: Task, reduction: Reduction = "mean") -> Loss:
-    """Return (outputs, targets) -> loss: the mean over the batch, or with reduction "none" one number an example."""
-    resolved = resolve_loss(settings, task)
-    if resolved.name == "cross_entropy":
-        return partial(cross_entropy, label_smoothing=resolved.label_smoothing, reduction=reduction)
-    return partial(mean_squared_error, reduction=reduction)
+def _errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.shape == (*targets.shape, 1) or (outputs.dim() == 3 and outputs.shape[1:] == (*targets.shape, 1)):
+        outputs = outputs.squeeze(-1)
+    elif outputs.shape != targets.shape:
+        raise InputError(
+            f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)} do not fit. Expected "
+            "outputs (batch, 1) or (batch,) with targets (batch,), or outputs (members, batch, 1) with targets "
+            "(batch,) or (members, batch)."
+        )
+    return outputs - targets
+
+
+def _class_reduced(
+    values: Tensor, labels: Tensor, class_weights: Tensor | None, example_weights: Tensor | None, reduction: Reduction
+) -> Tensor:
+    if class_weights is None:
+        return _reduced(values, example_weights, None, reduction)
+    weights = class_weights.to(values)[labels.squeeze(-1)]
+    return _reduced(values * weights, example_weights, weights, reduction)
+
+
+def _reduced(values: Tensor, example_weights: Tensor | None, counted: Tensor | None, reduction: Reduction) -> Tensor:
+    """Return the values, weighted, or their mean over the batch axis: their sum over the sum of all weights.
+
+    counted: weights that stand in `values` already and shall count in the sum of weights (class weights).
+    """
+    if example_weights is not None:
+        weights = example_weights.to(values)
+        values = values * weights
+        counted = weights.expand(values.shape) if counted is None else counted * weights
+    if reduction == "none":
+        return values
+    if counted is None:
+        return values.mean(dim=-1)
+    total = counted.sum(dim=-1)
+    return values.sum(dim=-1) / torch.where(total > 0, total, 1.0)
 
 
 def _at_least_float32(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+
+
+LOSSES: Final[dict[str, Callable[..., Tensor]]] = {
+    "cross_entropy": cross_entropy,
+    "hinge": hinge,
+    "logistic": logistic,
+    "mean_squared_error": mean_squared_error,
+    "huber": huber,
+}
+"""The losses by their names in recipes."""

@@ -8,7 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from caviar.nn.activations import ACTIVATIONS
+from caviar.nn.activations import PIECES, build_activation, pieces_of
+from caviar.nn.layers import build_dropout, build_linear
 
 NORMS: Final[dict[str, Callable[[int], nn.Module]]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
@@ -46,7 +47,9 @@ class MLP(nn.Module):
 
     inputs (batch, ...) are flattened to (batch, num_inputs); the outputs are (batch, num_outputs) logits or values.
     With `cardinalities` the last columns are slot numbers (see ColumnEmbeddings). A linear layer in front of a batch
-    norm has no bias: the norm subtracts it again. Norm "none" and dropout 0 leave their layers out.
+    norm has no bias: the norm subtracts it again. Norm "none" and dropout 0 leave their layers out. With maxout the
+    linear layer (and its norm) has `maxout_pieces` outputs for each unit. With dropout_form "dropconnect" every linear
+    layer behind the first width drops weights instead of the units in front of it.
     """
 
     def __init__(
@@ -58,22 +61,26 @@ class MLP(nn.Module):
         activation: str = "relu",
         norm: str = "none",
         dropout: float = 0.0,
+        dropout_form: str = "inverted",
+        maxout_pieces: int = PIECES,
         cardinalities: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.embeddings = ColumnEmbeddings(num_inputs, cardinalities) if cardinalities else None
         fan_in = self.embeddings.num_outputs if self.embeddings is not None else num_inputs
         layers: OrderedDict[str, nn.Module] = OrderedDict()
+        pieces, rate = pieces_of(activation, maxout_pieces), 0.0
         for number, width in enumerate(widths, start=1):
-            layers[f"linear{number}"] = nn.Linear(fan_in, width, bias=norm != "batch")
+            layers[f"linear{number}"] = build_linear(fan_in, width * pieces, dropout_form, rate, bias=norm != "batch")
             if norm != "none":
-                layers[f"norm{number}"] = NORMS[norm](width)
-            layers[f"activation{number}"] = ACTIVATIONS[activation]()
-            if dropout > 0:
-                layers[f"dropout{number}"] = nn.Dropout(dropout)
-            fan_in = width
+                layers[f"norm{number}"] = NORMS[norm](width * pieces)
+            layers[f"activation{number}"] = build_activation(activation, pieces=maxout_pieces)
+            dropped = build_dropout(dropout_form, dropout)
+            if dropped is not None:
+                layers[f"dropout{number}"] = dropped
+            fan_in, rate = width, dropout
         self.hidden = nn.Sequential(layers)
-        self.output = nn.Linear(fan_in, num_outputs)
+        self.output = build_linear(fan_in, num_outputs, dropout_form, rate)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the logits or values of a batch of rows."""

@@ -40,7 +40,7 @@ def probe(model: nn.Module, batch: Tensor, *, training: bool = False) -> tuple[A
         raise InputError(
             f"{type(model).__name__} has lazy layers whose sizes are not known yet. Run one batch through it first."
         )
-    with _untouched(model, training), _watched(model) as (inside, calls):
+    with untouched(model, training), _watched(model) as (inside, calls):
         try:
             return model(batch), calls
         except Exception as error:
@@ -59,7 +59,8 @@ def _failure(model: nn.Module, batch: Tensor, inside: list[tuple[str, nn.Module,
 
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module, training: bool) -> Iterator[None]:
+def untouched(model: nn.Module, training: bool) -> Iterator[None]:
+    """Put modes, buffers and torch's random streams back after the block, in which gradients are off."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(owner, name, buffer, buffer.detach().clone()) for owner, name, buffer in _buffers(model)]
     cuda = sorted({tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"})

@@ -1,19 +1,70 @@
-"""Update rules, schedules, clipping, and an optimiser's state as tensors."""
+"""Update rules, schedules, clipping, running averages, and an optimiser's state as tensors."""
 
-from caviar.optim.build import build_optimizer, parameter_groups, set_learning_rate
+from caviar.optim.averages import AveragedModel, RunningAverage, ewma, stochastic_weight_average
+from caviar.optim.build import build_optimizer, parameter_groups, set_learning_rate, set_momentum
+from caviar.optim.build_schedule import build_momentum_schedule, build_schedule
 from caviar.optim.clip import clip_gradients
-from caviar.optim.schedules import Schedule, build_schedule, constant, cosine
+from caviar.optim.famous import (
+    adagrad,
+    adam,
+    adamw,
+    lion,
+    muon,
+    nadam,
+    radam,
+    ranger,
+    rmsprop,
+    sgd,
+)
+from caviar.optim.newton_schulz import newton_schulz
+from caviar.optim.optimizer import Optimizer
+from caviar.optim.plateau import Plateau
+from caviar.optim.preview import preview, preview_table, sparkline
+from caviar.optim.rules import Rule, chain, lookahead
+from caviar.optim.schedules import Schedule, constant, cosine
+from caviar.optim.second_order import Newton, lbfgs, needs_closure, second_order_step
+from caviar.optim.split import muon_groups
 from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
 
 __all__ = [
+    "AveragedModel",
+    "Newton",
+    "Optimizer",
+    "Plateau",
+    "Rule",
+    "RunningAverage",
     "Schedule",
+    "adagrad",
+    "adam",
+    "adamw",
+    "build_momentum_schedule",
     "build_optimizer",
     "build_schedule",
+    "chain",
     "clip_gradients",
     "constant",
     "cosine",
+    "ewma",
+    "lbfgs",
+    "lion",
     "load_optimizer_tensors",
+    "lookahead",
+    "muon",
+    "muon_groups",
+    "nadam",
+    "needs_closure",
+    "newton_schulz",
     "optimizer_tensors",
     "parameter_groups",
+    "preview",
+    "preview_table",
+    "radam",
+    "ranger",
+    "rmsprop",
+    "second_order_step",
     "set_learning_rate",
+    "set_momentum",
+    "sgd",
+    "sparkline",
+    "stochastic_weight_average",
 ]

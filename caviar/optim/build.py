@@ -1,29 +1,47 @@
 """From settings to a torch optimiser, and its learning rate during training."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from caviar.core.errors import InputError
+from caviar.optim.build_rule import build_muon, build_second_order, rule_of
+from caviar.optim.lists import Number
+from caviar.optim.optimizer import Optimizer as RuleOptimizer
 from caviar.optim.plain import plain
-from caviar.optim.settings import AdamSettings, AdamWSettings, SGDSettings
+from caviar.optim.settings import (
+    AdamSettings,
+    AdamWSettings,
+    LBFGSSettings,
+    MuonSettings,
+    NewtonSettings,
+    OptimizerSettings,
+    SGDSettings,
+)
+from caviar.optim.split import NORMS
 
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 FUSED_DEVICES = ("cpu", "cuda")
 
 
-def build_optimizer(settings: SGDSettings | AdamSettings | AdamWSettings, model: nn.Module) -> Optimizer:
-    """Return torch's SGD, Adam or AdamW over the model's trainable parameters, in the model's own order.
+def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
+    """Return an optimiser over the model's trainable parameters, in the model's own order.
 
-    Weight decay reaches weights only: see `parameter_groups`.
+    Torch's own SGD, Adam and AdamW, whose fused kernels are the fastest there are, L-BFGS also; every other rule, and
+    forms that torch lacks, are caviar's. Weight decay reaches weights only: see `parameter_groups`.
     Raises InputError when the model has no trainable parameter, ValueError when the learning rate is still "auto".
     """
     if settings.learning_rate == "auto":
         raise ValueError("optimizer.learning_rate must be resolved before the optimiser is built")
+    if isinstance(settings, LBFGSSettings | NewtonSettings):
+        return build_second_order(settings, parameter_groups(model, 0.0)[0]["params"])
+    if isinstance(settings, MuonSettings):
+        return build_muon(settings, model)
     groups = parameter_groups(model, settings.weight_decay)
+    if not _torch_has(settings):
+        ours: Optimizer = plain(RuleOptimizer)(groups, rule_of(settings))
+        return ours
     options: dict[str, Any] = {"lr": settings.learning_rate, **kernel_options(model)}
     if isinstance(settings, SGDSettings):
         sgd: SGD = plain(SGD)(groups, momentum=settings.momentum, nesterov=settings.nesterov, **options)
@@ -33,6 +51,12 @@ def build_optimizer(settings: SGDSettings | AdamSettings | AdamWSettings, model:
     rule = Adam if isinstance(settings, AdamSettings) else AdamW
     adam: Optimizer = plain(rule)(groups, betas=settings.betas, eps=settings.eps, **options)
     return adam
+
+
+def _torch_has(settings: OptimizerSettings) -> TypeGuard[SGDSettings | AdamSettings | AdamWSettings]:
+    if isinstance(settings, SGDSettings):
+        return not settings.rate_in_velocity
+    return isinstance(settings, AdamWSettings) or (isinstance(settings, AdamSettings) and settings.bias_correction)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -88,7 +112,16 @@ def _start_momentum(optimizer: SGD) -> None:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, learning_rate: Number) -> None:
     """Use `learning_rate` for all parameters from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def set_momentum(optimizer: Optimizer, momentum: Number) -> None:
+    """Use `momentum`, or the first of the betas, for all parameters whose rule has one, from the next step on."""
+    for group in optimizer.param_groups:
+        if "momentum" in group:
+            group["momentum"] = momentum
+        elif "betas" in group:
+            group["betas"] = (momentum, *group["betas"][1:])

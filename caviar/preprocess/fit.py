@@ -1,4 +1,4 @@
-"""Fitting a table's preprocessing: two passes over blocks of training rows, in bounded memory."""
+"""Fitting a table's preprocessing: a few passes over blocks of training rows, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 
 from caviar.core.columns import Column
 from caviar.core.errors import InputError
-from caviar.core.seeds import derive_seed
-from caviar.preprocess.moments import CELLS, Moments, inverse_std
+from caviar.preprocess.covariance import Covariance
+from caviar.preprocess.decorrelation import decorrelation_of
+from caviar.preprocess.extremes import Extremes
+from caviar.preprocess.moments import CELLS, Floats, Moments, inverse_std
 from caviar.preprocess.numbers import Vocabulary, check_columns, number_expression, refuse_infinity, refuse_missing
+from caviar.preprocess.quartiles import EXACT_ROWS, PROBABILITIES, robust_scale, sample_rows
+from caviar.preprocess.scaling import check_range
 from caviar.preprocess.settings import PreprocessSettings
 from caviar.preprocess.table import TablePreprocess, TableState
 
 Blocks = Callable[[], Iterable[pl.DataFrame]]
 
-MEDIAN_ROWS = 1_000_000
-"""Medians are exact up to this many training rows; above, they are those of a sample of this many, one drawn at random
-(with a fixed seed) from each of as many equal stretches of rows."""
+MEDIAN_ROWS = EXACT_ROWS
+"""Medians and quartiles are exact up to this many training rows; above, they are those of a sample of this many."""
 MEDIAN_COLUMNS = 32
 """Columns whose samples are in memory at a time: 256 MB."""
 DISTINCT = 1_000_000
@@ -33,7 +36,8 @@ def fit_table(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSet
 
     Args:
         blocks: returns an iterator over the training rows, and nothing else, in blocks of any size. It is called once
-            for the moments and the categories, and then once for the medians of every 32 numeric columns.
+            for the moments and the categories, then once for the medians (robust: quartiles) of every 32 numeric
+            columns, then once more for a decorrelation.
         columns: the input columns.
         settings: the section [preprocess].
 
@@ -41,10 +45,13 @@ def fit_table(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSet
         The fitted module. It does not depend on the size of the blocks, up to rounding (1e-12).
 
     Raises:
-        InputError: no rows, a column that is absent or of another type, infinity, numbers whose squares overflow, or a
-            missing value under missing = "error"; rows are counted over the training rows.
+        InputError: no rows, a column that is absent or of another type, infinity, numbers whose squares overflow, a
+            missing value under missing = "error", or a setting that does not fit; rows are counted over the training
+            rows.
     """
     columns = tuple(columns)
+    if settings.numeric == "minmax":
+        check_range(*settings.minmax_range, "preprocess.minmax_range[0]", "preprocess.minmax_range[1]")
     numbers = [c for c in columns if c.kind != "categorical"]
     found = _survey(blocks, columns, settings)
     moments = found.moments
@@ -54,13 +61,47 @@ def fit_table(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSet
         gaps=tuple(c.name for c, count in zip(numbers, moments.count, strict=True) if count < found.rows),
         missing=settings.missing,
         categorical=settings.categorical,
+        low=settings.minmax_range[0] if settings.numeric == "minmax" else 0.0,
     )
     module = TablePreprocess(state)
-    module.median.copy_(torch.from_numpy(_medians(blocks, [c.name for c in numbers], found.rows)))
-    scaled = settings.numeric != "none"
-    module.center.copy_(torch.from_numpy(moments.mean if scaled else np.zeros(len(numbers))))
-    module.scale.copy_(torch.from_numpy(inverse_std(moments.std) if scaled else np.ones(len(numbers))))
-    return module
+    robust = settings.numeric == "robust"
+    lower, median, upper = _quartiles(blocks, [c.name for c in numbers], found.rows, median_only=not robust)
+    module.median.copy_(torch.from_numpy(median))
+    center, scale = _factors(settings, found, median, upper - lower)
+    module.center.copy_(torch.from_numpy(center))
+    module.scale.copy_(torch.from_numpy(scale))
+    return module if settings.decorrelate == "none" or not numbers else _decorrelated(module, blocks, settings)
+
+
+def _factors(settings: PreprocessSettings, found: "_Survey", median: Floats, spread: Floats) -> tuple[Floats, Floats]:
+    """Return what is taken from each number, and what it is then multiplied by."""
+    moments = found.moments
+    match settings.numeric:
+        case "none":
+            return np.zeros_like(median), np.ones_like(median)
+        case "center":
+            return moments.mean, np.where(moments.std > 0, 1.0, 0.0)
+        case "minmax":
+            present = moments.count > 0
+            return np.where(present, found.extremes.low, 0.0), found.extremes.factor(*settings.minmax_range)
+        case "robust":
+            return median, inverse_std(robust_scale(np.zeros_like(spread), spread, moments.std))
+    return moments.mean, inverse_std(moments.std)
+
+
+def _decorrelated(module: TablePreprocess, blocks: Blocks, settings: PreprocessSettings) -> TablePreprocess:
+    """Return the module with a decorrelation of the scaled numbers of the training rows."""
+    assert settings.decorrelate != "none"
+    found = Covariance.of_width(len(module.state.numbers))
+    for block in blocks():
+        for part in block.iter_slices(max(1, CELLS // len(module.columns))):
+            found.update(module.scaled(module.encode(part).numbers).numpy())
+    decorrelation = decorrelation_of(found, settings.decorrelate, settings.components, settings.eps)
+    whole = TablePreprocess(module.state.model_copy(update={"decorrelate": decorrelation.state}))
+    whole.load_state_dict(
+        module.state_dict() | {f"decorrelation.{k}": v for k, v in decorrelation.state_dict().items()}
+    )
+    return whole
 
 
 @dataclass
@@ -94,6 +135,7 @@ class _Survey:
     """What the first pass over the training rows found."""
 
     moments: Moments
+    extremes: Extremes
     categories: dict[str, _Categories]
     rows: int = 0
 
@@ -101,7 +143,8 @@ class _Survey:
 def _survey(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSettings) -> _Survey:
     numbers = [c.name for c in columns if c.kind != "categorical"]
     categories = {c.name: _Categories() for c in columns if c.kind == "categorical"}
-    found = _Survey(Moments.of_width(len(numbers)), categories)
+    extremes = Extremes.of_width(len(numbers), skip_missing=True)
+    found = _Survey(Moments.of_width(len(numbers)), extremes, categories)
     for block in blocks():
         check_columns(block, columns)
         if settings.missing == "error":
@@ -110,6 +153,8 @@ def _survey(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSetti
             counts.update(block[name])
         for matrix in _matrices(block, numbers):
             found.moments.update(matrix)
+            if settings.numeric == "minmax":
+                found.extremes.update(matrix)
         found.rows += block.height
     if found.rows == 0:
         raise InputError("there are no training rows to fit the preprocessing on.")
@@ -133,23 +178,19 @@ def _explain_overflow(blocks: Blocks, columns: Sequence[Column], names: Sequence
     raise InputError(f"column {names[0]!r} holds numbers so large that their variance overflows; rescale it.")
 
 
-def _medians(blocks: Blocks, names: Sequence[str], num_rows: int) -> NDArray[np.float64]:
-    """Return the median of each column over the values present; 0 where there is none."""
-    chosen = None if num_rows <= MEDIAN_ROWS else _sample_rows(num_rows, MEDIAN_ROWS)
-    medians: list[float | None] = []
+def _quartiles(blocks: Blocks, names: Sequence[str], num_rows: int, *, median_only: bool) -> Floats:
+    """Return quartiles (3, columns) over the values present, 0 where there is none; or the median, three times."""
+    chosen = None if num_rows <= MEDIAN_ROWS else sample_rows(num_rows, MEDIAN_ROWS)
+    found = np.zeros((3, len(names)))
     for start in range(0, len(names), MEDIAN_COLUMNS):
         group = names[start : start + MEDIAN_COLUMNS]
         sample = pl.concat(_sampled(blocks, group, chosen), rechunk=True)
-        present = [pl.col(name).fill_nan(None).median().alias(name) for name in group]
-        medians += sample.select(present).row(0)
-    return np.array([0.0 if median is None else median for median in medians], dtype=np.float64)
-
-
-def _sample_rows(num_rows: int, size: int) -> NDArray[np.int64]:
-    """Return sorted row numbers, one from each of `size` equal stretches of range(num_rows)."""
-    generator = np.random.default_rng(derive_seed(0, "median sample"))
-    places = np.arange(size) + generator.random(size)
-    return np.unique((places * (num_rows / size)).astype(np.int64).clip(max=num_rows - 1))
+        for row, probability in enumerate(PROBABILITIES):
+            if probability == 0.5 or not median_only:
+                present = [pl.col(name).fill_nan(None).quantile(probability, "linear") for name in group]
+                values = sample.select(present).row(0)
+                found[row, start : start + len(group)] = [0.0 if value is None else value for value in values]
+    return found[[1, 1, 1]] if median_only else found
 
 
 def _sampled(blocks: Blocks, names: Sequence[str], chosen: NDArray[np.int64] | None) -> Iterator[pl.DataFrame]:

@@ -1,13 +1,13 @@
-"""Pictures: from uint8 pixels to float32, centred and scaled by channel. `fit_pictures` makes the module."""
+"""Pictures: from uint8 pixels to float32, centred by channel or pixel, scaled. `fit_pictures` makes the module."""
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from caviar.core.errors import InputError
@@ -15,7 +15,7 @@ from caviar.core.settings import Settings
 from caviar.preprocess.moments import inverse_std
 from caviar.preprocess.settings import PreprocessSettings
 
-Mode = Literal["channel_zscore", "channel_mean", "none"]
+Mode = Literal["channel_zscore", "channel_mean", "mean_image", "none"]
 PictureBlocks = Callable[[], Iterable[NDArray[np.uint8] | Tensor]]
 
 # Sums of this many squares of bytes stay below 2**24 (256 * 255**2), so float32 adds them exactly, in any order.
@@ -32,6 +32,14 @@ class PictureState(Settings):
     """the setting preprocess.pictures"""
     channels: Annotated[int, Field(ge=1)]
     """channels of a picture"""
+    size: tuple[Annotated[int, Field(ge=1, le=1 << 16)], Annotated[int, Field(ge=1, le=1 << 16)]] | None = None
+    """height and width of the mean image; without one, pictures may be of any size"""
+
+    @model_validator(mode="after")
+    def _is_coherent(self) -> Self:
+        if (self.size is not None) != (self.mode == "mean_image"):
+            raise ValueError("a size belongs to mean_image, and to nothing else")
+        return self
 
 
 class PicturePreprocess(nn.Module):
@@ -39,13 +47,14 @@ class PicturePreprocess(nn.Module):
 
     With p = pixel / 255, and mean and std those of the channel over all pixels of the training pictures,
 
-        channel_zscore: (p - mean) / std,    channel_mean: p - mean,    none: p.
+        channel_zscore: (p - mean) / std,    channel_mean: p - mean,    none: p,
 
-    A constant channel becomes 0 under channel_zscore. The result is a view with channels-last strides of one pass over
-    the pixels (`pixel * scale + shift`).
+    and mean_image: p - mean, with mean the mean image: that of each value over the training pictures (Krizhevsky,
+    Sutskever and Hinton, 2012). A constant channel becomes 0 under channel_zscore. The result is a view with
+    channels-last strides of one pass over the pixels (`pixel * scale + shift`).
 
     Attributes:
-        scale, shift: (channels,) float32 buffers.
+        scale: (channels,) float32 buffer. shift: (channels,), or (height, width, channels) for mean_image.
     """
 
     scale: Tensor
@@ -55,16 +64,24 @@ class PicturePreprocess(nn.Module):
         super().__init__()
         self.state = state
         self.register_buffer("scale", torch.ones(state.channels))
-        self.register_buffer("shift", torch.zeros(state.channels))
+        self.register_buffer("shift", torch.zeros(*(state.size or ()), state.channels))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Turn pixels (n, height, width, channels) uint8 into float32 (n, channels, height, width), channels last."""
+        """Turn pixels (n, height, width, channels) uint8 into float32 (n, channels, height, width), channels last.
+
+        Floating pixels from 0 to 255 will do as well.
+        """
         count, height, width, channels = pixels.shape
         # Spread over a whole picture, the factors are a row as long as the data's: an inner loop over three is slow.
         scale = self.scale.repeat(height * width)
-        shift = self.shift.repeat(height * width)
+        shift = self.shift.repeat(height * width) if self.state.size is None else self._shift_of(height, width)
         rows = pixels.reshape(count, height * width * channels).to(torch.float32)
         return torch.addcmul(shift, rows, scale).view(count, height, width, channels).permute(0, 3, 1, 2)
+
+    def _shift_of(self, height: int, width: int) -> Tensor:
+        if (height, width) != self.state.size:
+            raise InputError(f"pictures of size {(height, width)} have no mean image: it is of size {self.state.size}.")
+        return self.shift.flatten()
 
     def config(self) -> dict[str, Any]:
         """Return everything but the buffers as JSON-able data for `caviar.preprocess.rebuild`."""
@@ -76,31 +93,65 @@ class PicturePreprocess(nn.Module):
 
 
 def fit_pictures(blocks: PictureBlocks, settings: PreprocessSettings) -> PicturePreprocess:
-    """Fit the mean and standard deviation of each channel on the training pictures, in one pass with exact sums.
+    """Fit the mean and deviation of each channel, or the mean image, on the training pictures: one pass, exact sums.
 
     Args:
         blocks: returns an iterator over the training pictures, and nothing else: uint8 (n, height, width, channels),
-            of any n and, but for the channels, of any size.
+            of any n and, but for the channels, of any size (a mean image needs one size).
         settings: the section [preprocess].
 
     Raises:
-        InputError: there are no pictures, or blocks differ in type or number of channels.
+        InputError: there are no pictures, blocks differ in type, number of channels or (mean_image) size, or the
+            settings ask for a decorrelation.
     """
-    found: _Sums | None = None
+    if settings.decorrelate != "none":
+        raise InputError(
+            f"preprocess.decorrelate is {settings.decorrelate!r}, which is for tables and arrays; leave it out for "
+            'pictures ("none").'
+        )
+    found: _Sums | _PixelSums | None = None
     for block in blocks():
         pixels = block.detach().cpu().numpy() if isinstance(block, Tensor) else np.asarray(block)
         if pixels.dtype != np.uint8 or pixels.ndim != 4:
             raise InputError(
                 f"pictures must be uint8 (n, height, width, channels), but a block is {pixels.dtype} {pixels.shape}."
             )
-        found = _Sums(pixels.shape[3]) if found is None else found
+        if found is None:
+            found = _PixelSums(pixels.shape[1:]) if settings.pictures == "mean_image" else _Sums(pixels.shape[3])
         found.update(pixels)
     if found is None or found.count == 0:
         raise InputError("there are no training pictures to fit the preprocessing on.")
+    if isinstance(found, _PixelSums):
+        return _mean_image(found)
     module = PicturePreprocess(PictureState(mode=settings.pictures, channels=len(found.total)))
     scale, shift = _factors(settings.pictures, *found.mean_and_std())
     module.scale.copy_(torch.from_numpy(scale))
     module.shift.copy_(torch.from_numpy(shift))
+    return module
+
+
+class _PixelSums:
+    """Sums of bytes by place in the picture, as whole numbers."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.count = 0
+        self.total = np.zeros(shape, dtype=np.int64)
+
+    def update(self, pixels: NDArray[np.uint8]) -> None:
+        if pixels.shape[1:] != self.total.shape:
+            raise InputError(
+                f"pictures of shape {pixels.shape[1:]} among pictures of shape {self.total.shape}: a mean image needs "
+                'one size. Use preprocess.pictures = "channel_mean".'
+            )
+        self.total += pixels.sum(axis=0, dtype=np.int64)
+        self.count += len(pixels)
+
+
+def _mean_image(found: _PixelSums) -> PicturePreprocess:
+    height, width, channels = found.total.shape
+    module = PicturePreprocess(PictureState(mode="mean_image", channels=channels, size=(height, width)))
+    module.scale.fill_(1 / 255)
+    module.shift.copy_(torch.from_numpy(found.total / (-255.0 * found.count)))
     return module
 
 

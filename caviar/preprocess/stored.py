@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from caviar.core.errors import InputError
 from caviar.preprocess.arrays import ArrayPreprocess, ArrayState
+from caviar.preprocess.decorrelation import Decorrelation, DecorrelationState
 from caviar.preprocess.pictures import PicturePreprocess, PictureState
+from caviar.preprocess.scaling import Scaling, ScalingState
 from caviar.preprocess.table import TablePreprocess, TableState
 
-State = Annotated[TableState | PictureState | ArrayState, Field(discriminator="kind")]
-_STATE: TypeAdapter[TableState | PictureState | ArrayState] = TypeAdapter(State)
+AnyState = TableState | PictureState | ArrayState | ScalingState | DecorrelationState
+_STATE: TypeAdapter[AnyState] = TypeAdapter(Annotated[AnyState, Field(discriminator="kind")])
 
 
 def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -32,7 +34,7 @@ def rebuild(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
     return module
 
 
-def _build(state: TableState | PictureState | ArrayState) -> nn.Module:
+def _build(state: AnyState) -> nn.Module:
     match state:
         case TableState():
             return TablePreprocess(state)
@@ -40,6 +42,10 @@ def _build(state: TableState | PictureState | ArrayState) -> nn.Module:
             return PicturePreprocess(state)
         case ArrayState():
             return ArrayPreprocess(state)
+        case ScalingState():
+            return Scaling(state)
+        case DecorrelationState():
+            return Decorrelation(state)
 
 
 def _first_message(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Tables: median imputation with missing flags, z-score, one-hot or slot numbers. `fit_table` makes the module."""
+"""Tables: median imputation with missing flags, scaling, one-hot or slot numbers. `fit_table` makes the module."""
 
 from typing import Any, Literal, Self
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caviar.core.columns import Column
 from caviar.core.settings import Settings
+from caviar.preprocess.decorrelation import KEEPS_SHAPE, Decorrelation, DecorrelationState
 from caviar.preprocess.numbers import (
     UNKNOWN_SLOT,
     Encoded,
@@ -35,6 +36,10 @@ class TableState(Settings):
     """the setting preprocess.missing"""
     categorical: Literal["onehot", "embedding"]
     """the setting preprocess.categorical"""
+    low: float = 0.0
+    """the lower end of minmax"""
+    decorrelate: DecorrelationState | None = None
+    """what follows the scaling of the numeric and boolean columns"""
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
@@ -45,6 +50,8 @@ class TableState(Settings):
             raise ValueError("the vocabularies are not those of the categorical columns")
         if not set(self.gaps) <= {c.name for c in self.numbers}:
             raise ValueError("a column with gaps is not a numeric or boolean column")
+        if self.decorrelate is not None and self.decorrelate.inputs != len(self.numbers):
+            raise ValueError("the decorrelation is not one of as many numbers as there are columns")
         return self
 
     @property
@@ -75,7 +82,10 @@ class TableState(Settings):
 
     def feature_names(self) -> list[str]:
         """One name for each feature, in order."""
-        names = [c.name for c in self.numbers] + [f"{c.name} (missing)" for c in self.flagged]
+        names = [c.name for c in self.numbers]
+        if self.decorrelate is not None and self.decorrelate.name not in KEEPS_SHAPE:
+            names = [f"direction {number + 1}" for number in range(self.decorrelate.outputs)]
+        names += [f"{c.name} (missing)" for c in self.flagged]
         for column in self.categories:
             labels = [""] if self.categorical == "embedding" else self.vocabularies[column.name].labels
             names += [column.name + label for label in labels]
@@ -91,11 +101,13 @@ class TablePreprocess(nn.Module):
 
         z = (x' - mu) / s,    x' = m where x is missing, else x,
 
-    computed in float64 and then rounded, so that 1e9 + noise survives; constant columns (s = 0) become 0.
+    computed in float64 and then rounded, so that 1e9 + noise survives; constant columns (s = 0) become 0. The other
+    scalings have the mean and 1, the minimum and the range, or the median and the interquartile range (the standard
+    deviation where that is 0) in place of mu and s; minmax then adds its lower end. A decorrelation of z may follow.
 
-    Features, in this order: z of numeric and boolean columns; a 0/1 flag for each of those that had missing values in
-    training (missing = "median_and_flag"); for categorical columns one 0/1 feature a slot ("onehot"), or the slot
-    number ("embedding"). Slot 0 is for categories without a slot of their own.
+    Features, in this order: z of numeric and boolean columns (or its directions); a 0/1 flag for each of those that had
+    missing values in training (missing = "median_and_flag"); for categorical columns one 0/1 feature a slot ("onehot"),
+    or the slot number ("embedding"). Slot 0 is for categories without a slot of their own.
 
     Attributes:
         columns: the input columns.
@@ -103,6 +115,7 @@ class TablePreprocess(nn.Module):
         width: number of features.
         cardinalities: number of slots of each categorical column when categorical is "embedding", else ().
         center, scale, median: (numeric and boolean columns,) float64 buffers; scale is 1/s, or 0 for constant columns.
+        decorrelation: what follows the scaling, or None.
     """
 
     center: Tensor
@@ -123,6 +136,7 @@ class TablePreprocess(nn.Module):
         self._total_slots = sum(state.num_slots)
         for name in ("center", "scale", "median"):
             self.register_buffer(name, torch.zeros(len(state.numbers), dtype=torch.float64))
+        self.decorrelation = Decorrelation(state.decorrelate) if state.decorrelate is not None else None
         place = {column: index for index, column in enumerate(state.columns)}
         self._register_places("_number_places", [place[c] for c in state.numbers])
         self._register_places("_flag_places", [place[c] for c in state.flagged])
@@ -157,15 +171,23 @@ class TablePreprocess(nn.Module):
 
         A result beyond the range of float32 becomes its largest number.
         """
-        values = numbers.index_select(1, self._number_places)
-        present = torch.where(torch.isnan(values), self.median, values)
-        features = [torch.nan_to_num(((present - self.center) * self.scale).to(torch.float32))]
+        scaled = self.scaled(numbers)
+        if self.decorrelation is not None:
+            scaled = self.decorrelation(scaled)
+        features = [torch.nan_to_num(scaled.to(torch.float32))]
         if self.state.flagged:
             features.append(torch.isnan(numbers.index_select(1, self._flag_places)).to(torch.float32))
         if self._total_slots:
             slots = numbers.index_select(1, self._slot_places)
             features.append(slots.to(torch.float32) if self.cardinalities else self._one_hot(slots))
         return torch.cat(features, dim=1)
+
+    def scaled(self, numbers: Tensor) -> Tensor:
+        """Impute and scale the numeric and boolean columns of `numbers` (rows, columns): float64, before rounding."""
+        values = numbers.index_select(1, self._number_places)
+        present = torch.where(torch.isnan(values), self.median, values)
+        scaled = (present - self.center) * self.scale
+        return scaled + self.state.low if self.state.low else scaled
 
     def _one_hot(self, slots: Tensor) -> Tensor:
         empty = torch.zeros((slots.shape[0], self._total_slots), dtype=torch.float32, device=slots.device)

@@ -39,8 +39,9 @@ def unknown_key(section: str, key: str, kind: type[Settings], name: str | None =
     siblings = {other: variant.model_fields for other, variant in VARIANTS.get(section, {}).items()}
     owners = [other for other, fields in siblings.items() if key in fields]
     if owners:
-        has = "has" if len(owners) == 1 else "have"
-        return f"{full} is not a setting of {name}; {' and '.join(owners)} {has} it.{known}"
+        *others, last = owners
+        have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+        return f"{full} is not a setting of {name}; {have} it.{known}"
     return f"{full} is not a setting{of}.{_meant(section, key, kind, siblings)}{known}"
 
 

@@ -5,11 +5,20 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
+from caviar.augment.settings import AugmentSettings
 from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
 from caviar.core.settings import Settings
 from caviar.data.settings import DataSettings, SplitSettings
-from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, LossSettings, MLPSettings
+from caviar.nn.settings import (
+    AutoLossSettings,
+    CodeSettings,
+    ConvNetSettings,
+    GivenSettings,
+    LossSettings,
+    MLPSettings,
+    RegularizationSettings,
+)
 from caviar.optim.settings import (
     AdamWSettings,
     CosineSettings,
@@ -50,10 +59,14 @@ class Recipe(Settings):
     """which examples train, which choose (dev) and which judge (test)"""
     preprocess: PreprocessSettings = PreprocessSettings()
     """how raw input becomes what the network sees; fitted on the training split only"""
+    augment: AugmentSettings = AugmentSettings()
+    """random changes of training pictures, drawn anew in every epoch"""
     model: AnyModel = MLPSettings()
     """the network: mlp, convnet, or module.path:callable (code of your own, behind --allow-code)"""
-    loss: LossSettings = LossSettings()
-    """what training minimises"""
+    loss: LossSettings = AutoLossSettings()
+    """what training minimises: auto, cross_entropy, hinge, logistic, mean_squared_error or huber"""
+    regularization: RegularizationSettings = RegularizationSettings()
+    """penalties and limits on the weights"""
     optimizer: OptimizerSettings = AdamWSettings()
     """the update rule: sgd, adam or adamw"""
     schedule: ScheduleSettings = CosineSettings()
@@ -78,12 +91,13 @@ def _by_name(*kinds: type[Settings]) -> dict[str, type[Settings]]:
 
 VARIANTS: dict[str, dict[str, type[Settings]]] = {
     "model": {"mlp": MLPSettings, "convnet": ConvNetSettings, CODE: CodeSettings, "given": GivenSettings},
+    "loss": _by_name(*get_args(get_args(LossSettings)[0])),
     "optimizer": _by_name(*get_args(get_args(OptimizerSettings)[0])),
     "schedule": _by_name(*get_args(get_args(ScheduleSettings)[0])),
 }
 """The sections whose keys depend on their `name`: section -> name -> settings."""
 
-DEFAULT_NAMES = {"model": "mlp", "optimizer": "adamw", "schedule": "cosine"}
+DEFAULT_NAMES = {"model": "mlp", "loss": "auto", "optimizer": "adamw", "schedule": "cosine"}
 """The name of a section that does not say one."""
 
 PLAIN_SECTIONS: dict[str, type[Settings]] = {

@@ -13,7 +13,8 @@ from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
-from caviar.core.seeds import epoch_order
+from caviar.core.seeds import epoch_order, generator_for
+from caviar.nn.regularise import Regularizer
 from caviar.optim import clip_gradients, set_learning_rate
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoint, Checkpoints
@@ -35,8 +36,9 @@ class Job:
 
     loss: mean over the batch, from (outputs, targets); loss_per_example: the same, one value an example.
     prepare: from stored inputs of a batch to the network's input, on the device.
+    augment: what stored inputs and targets of a training batch go through before, drawing from the generator; or None.
     schedule: learning rate at a step counted from 0.
-    patience, clip_norm: None for never.
+    patience, clip_norm: None for never. regularizer: adds penalties to gradients and keeps weights within limits.
     """
 
     model: nn.Module
@@ -59,6 +61,8 @@ class Job:
     compile: bool
     checkpoint_seconds: float
     seed: int
+    augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
+    regularizer: Regularizer | None = None
 
 
 @dataclass
@@ -96,14 +100,21 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
             inputs, targets = _gather(job, order[start:end])
+            if job.augment is not None:
+                generator = generator_for(job.seed, "augment", state.epoch, state.batch)
+                inputs, targets = job.augment(inputs, targets, generator)
             for parameter in parameters:  # zero_grad does this too, and spends 10 microseconds on its profiler
                 parameter.grad = None
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            if job.regularizer is not None:
+                job.regularizer.add_gradients()
             if job.clip_norm is not None:
                 clip_gradients(parameters, job.clip_norm)
             job.optimizer.step()
+            if job.regularizer is not None:
+                job.regularizer.constrain()
 
             detached = loss.detach()
             state.losses.append(detached)

@@ -14,7 +14,7 @@ from caviar.core.jsonable import jsonable
 from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
-from caviar.nn import build_loss, has_batch_norm
+from caviar.nn import build_loss, build_regularizer, has_batch_norm
 from caviar.optim import build_optimizer, build_schedule
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
@@ -126,11 +126,12 @@ def build_job(plan: Plan) -> Job:
     assert isinstance(learning_rate, float)
     merge_single = has_batch_norm(plan.model)
     examples = plan.prepared.examples
+    counts = _class_counts(plan) if plan.raw.task == "classification" else None
     steps = epochs * len(batch_bounds(len(examples["train"]), batch_size, merge_single=merge_single))
     return Job(
         model=plan.model,
-        loss=build_loss(recipe.loss, plan.raw.task),
-        loss_per_example=build_loss(recipe.loss, plan.raw.task, "none"),
+        loss=build_loss(recipe.loss, plan.raw.task, class_counts=counts),
+        loss_per_example=build_loss(recipe.loss, plan.raw.task, "none", class_counts=counts),
         optimizer=build_optimizer(recipe.optimizer, plan.model),
         schedule=build_schedule(recipe.schedule, learning_rate, steps),
         train=examples["train"],
@@ -148,7 +149,16 @@ def build_job(plan: Plan) -> Job:
         compile=recipe.device.compile,
         checkpoint_seconds=training.checkpoint_seconds,
         seed=recipe.seed,
+        augment=plan.prepared.augment,
+        regularizer=build_regularizer(recipe.regularization, plan.model),
     )
+
+
+def _class_counts(plan: Plan) -> list[int]:
+    """Return how many training examples each class has."""
+    labels = torch.from_numpy(plan.raw.targets[plan.splits.train])
+    counts: list[int] = torch.bincount(labels, minlength=len(plan.raw.classes)).tolist()
+    return counts
 
 
 def how_to_resume(recipe: Recipe, path: Path) -> str:

@@ -22,11 +22,13 @@ from caviar.data.row_keys import row_keys
 from caviar.data.splits import count_overlaps, make_splits
 from caviar.nn import (
     LayerSummary,
+    adapt_model,
     build_model,
     check_outputs,
     has_batch_norm,
     has_convolutions,
     load_callable,
+    looks_at_data,
     resolve_loss,
     summarise,
     use_channels_last,
@@ -40,6 +42,8 @@ from caviar.workflow.source import InMemory, Progress, kind_of, open_source
 
 OVERLAP_ROWS = 5_000_000
 COMPILERS = ("g++", "clang++", "c++")
+ROWS_TO_ADAPT_TO = 256
+"""Training rows that initial weights which look at data are adapted to."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def make_plan(
         groups=raw.groups,
         class_names=raw.classes,
     )
-    resolve_loss(recipe.loss, raw.task)
+    resolve_loss(recipe.loss, raw.task, len(raw.classes))
     resolved = resolve(recipe, raw, splits)
     plan = _assemble(resolved, raw, splits, model, device)
     return replace(plan, notices=(*plan.notices, changed)) if changed else plan
@@ -160,7 +164,10 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
         generator = generator_for(recipe.seed, "trial", 0, "weights")
         model = build_model(recipe.model, prepared.input_shape, outputs, generator, cardinalities)
     model.to(device)
-    if not own:
+    if isinstance(recipe.model, MLPSettings | ConvNetSettings):
+        if looks_at_data(recipe.model):
+            adapt_model(recipe.model, model, prepared.prepare(_example(prepared, device, ROWS_TO_ADAPT_TO)))
+    else:
         _check_foreign(model, example, raw.task, outputs)
     batch_size = recipe.training.batch_size
     assert isinstance(batch_size, int)
@@ -210,9 +217,10 @@ def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
         ) from error
 
 
-def _example(prepared: Prepared, device: torch.device) -> torch.Tensor:
+def _example(prepared: Prepared, device: torch.device, count: int = 2) -> torch.Tensor:
     train = prepared.examples["train"]
-    rows = torch.arange(min(2, len(train))) if train.rows is None else train.rows[:2].long()
+    spread = torch.linspace(0, len(train) - 1, min(count, len(train))).long()  # stored order may go class by class
+    rows = spread if train.rows is None else train.rows.cpu()[spread].long()
     return train.inputs.index_select(0, rows.to(train.inputs.device)).to(device)
 
 

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from caviar.augment.pipeline import Augment, build_augment, check_settings, is_none, mixes_labels
 from caviar.core.errors import InputError
 from caviar.core.examples import SPLITS, Examples, SplitName, Splits
 from caviar.core.files import cache_folder
@@ -22,6 +23,7 @@ from caviar.recipe import Recipe
 
 BLOCK_BYTES = 32 << 20
 MEBIBYTE = 1 << 20
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Prepared:
     """Examples of each split, the preprocessing that made them, and how a batch of them reaches the network.
 
     input_shape: of one example as the network sees it. prepare: see `caviar.train.evaluate.Prepare`.
-    mapped: whether inputs are streamed from a memory-mapped file.
+    mapped: whether inputs are streamed from a memory-mapped file. augment: what a training batch of stored inputs and
+    targets goes through first, or None.
     """
 
     examples: dict[SplitName, Examples]
@@ -38,14 +41,17 @@ class Prepared:
     prepare: Callable[[Tensor], Tensor]
     input_shape: tuple[int, ...]
     mapped: bool
+    augment: Augment | None = None
 
 
 def prepare(raw: RawData, splits: Splits, recipe: Recipe, device: torch.device, *, channels_last: bool) -> Prepared:
     """Fit the preprocessing on the training rows, and put every split's inputs where batches are gathered from.
 
     What fits the memory budget is preprocessed once and kept on the device; a larger table is preprocessed once into a
-    memory-mapped file; larger pictures and arrays stay as they are stored and are preprocessed batch by batch.
+    memory-mapped file; larger pictures and arrays, and pictures that are augmented, stay as they are stored and are
+    preprocessed batch by batch.
     """
+    augment = _augment(raw, recipe)
     fitted = _fit(raw, splits, recipe)
     scaler, targets = _targets(raw, splits)
     shape = _output_shape(raw, fitted, splits)
@@ -53,8 +59,12 @@ def prepare(raw: RawData, splits: Splits, recipe: Recipe, device: torch.device, 
     itemsize = 4 if fitted(_raw_block(raw, splits.train[:1], fitted)).is_floating_point() else 8
     size = len(raw) * int(np.prod(shape)) * itemsize
     fits = size <= budget
+    if augment is not None:
+        fits = int(np.prod(raw.inputs.shape)) <= budget
+        streamed = _streamed(raw, splits, targets, fitted, scaler, shape, device, device if fits else CPU)
+        return replace(streamed, mapped=not fits, augment=augment)
     if not fits and raw.kind != "table":
-        return _streamed(raw, splits, targets, fitted, scaler, shape, device)
+        return _streamed(raw, splits, targets, fitted, scaler, shape, device, CPU)
     layout = channels_last and raw.kind == "pictures"
     examples = {
         name: Examples(
@@ -64,6 +74,28 @@ def prepare(raw: RawData, splits: Splits, recipe: Recipe, device: torch.device, 
         for name in SPLITS
     }
     return Prepared(examples, fitted, scaler, _channels_first if layout else _as_it_is, shape, not fits)
+
+
+def _augment(raw: RawData, recipe: Recipe) -> Augment | None:
+    """Return what training batches of stored pictures (n, height, width, channels) go through, or None."""
+    settings = recipe.augment
+    if is_none(settings):
+        return None
+    if raw.kind != "pictures":
+        raise InputError(f"[augment] changes pictures, and this data is of kind {raw.kind!r}. Leave the section out.")
+    check_settings(settings, *raw.inputs.shape[1:3])
+    if mixes_labels(settings) and recipe.loss.name in ("hinge", "logistic"):
+        raise InputError(
+            "augment.mixup and augment.cutmix make labels partly one class and partly another, which loss.name "
+            f"= {recipe.loss.name!r} cannot take. Use cross_entropy, or set both to 0."
+        )
+    change = build_augment(settings, len(raw.classes) if raw.task == "classification" else None)
+
+    def batch(pixels: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        pictures, targets = change(pixels.permute(0, 3, 1, 2), targets, generator)
+        return pictures.permute(0, 2, 3, 1), targets
+
+    return batch
 
 
 def _fit(raw: RawData, splits: Splits, recipe: Recipe) -> nn.Module:
@@ -161,10 +193,14 @@ def _streamed(
     scaler: TargetScaler | None,
     shape: tuple[int, ...],
     device: torch.device,
+    home: torch.device,
 ) -> Prepared:
-    stored = raw.inputs if isinstance(raw.inputs, Tensor) else tensor_over(raw.inputs)
+    """Leave the inputs as they are stored, on the device `home`, to be preprocessed batch by batch."""
+    stored = (raw.inputs if isinstance(raw.inputs, Tensor) else tensor_over(raw.inputs)).to(home)
+    targets = targets.to(home)
     on_device = fitted if device.type == "cpu" else fitted.to(device)
-    examples = {n: Examples(stored, targets, torch.from_numpy(np.ascontiguousarray(splits.of(n)))) for n in SPLITS}
+    rows = {name: torch.from_numpy(np.ascontiguousarray(splits.of(name))).to(home) for name in SPLITS}
+    examples = {name: Examples(stored, targets, rows[name]) for name in SPLITS}
 
     def prepare_batch(inputs: Tensor) -> Tensor:
         with torch.no_grad():

@@ -10,7 +10,8 @@ from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
 from caviar.core.examples import Splits
 from caviar.data.raw import DataKind, RawData
-from caviar.nn.settings import MLPSettings
+from caviar.nn import resolve_init, resolve_loss
+from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.recipe import Recipe
 
 SMALL = 5_000
@@ -29,7 +30,7 @@ def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
             "preprocess": recipe.preprocess.model_copy(update=_preprocess(recipe, raw)),
             "model": recipe.model.model_copy(update=_model(recipe, raw, rows)),
             "optimizer": recipe.optimizer.model_copy(update=_optimizer(recipe)),
-            "loss": recipe.loss.model_copy(update=_loss(recipe, raw)),
+            "loss": resolve_loss(recipe.loss, raw.task),
             "training": recipe.training.model_copy(update=_training(recipe, raw, rows)),
             "device": recipe.device.model_copy(update=_device(recipe)),
         }
@@ -76,11 +77,13 @@ def _preprocess(recipe: Recipe, raw: RawData) -> dict[str, Any]:
 
 
 def _model(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
+    if isinstance(recipe.model, ConvNetSettings):
+        return resolve_init(recipe.model)
     if not isinstance(recipe.model, MLPSettings):
         return {}
     widths = (128, 128) if rows < SMALL or raw.task == "classification" else (256, 256)
     dropout = 0.3 if raw.task == "classification" or rows < SMALL else 0.1
-    return {
+    return resolve_init(recipe.model) | {
         "widths": widths if recipe.model.widths == "auto" else recipe.model.widths,
         "dropout": dropout if recipe.model.dropout == "auto" else recipe.model.dropout,
     }
@@ -93,12 +96,6 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
     if recipe.optimizer.name == "sgd":
         return {"learning_rate": 0.05 if own_network else 0.01}
     return {"learning_rate": 0.003 if own_network else 0.001}
-
-
-def _loss(recipe: Recipe, raw: RawData) -> dict[str, Any]:
-    if recipe.loss.name != "auto":
-        return {}
-    return {"name": "cross_entropy" if raw.task == "classification" else "mean_squared_error"}
 
 
 def _training(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from caviar.core.errors import InputError
-from caviar.nn import ConvNet, build_model, use_channels_last
+from caviar.nn import ACTIVATIONS, ConvNet, build_model, use_channels_last
+from caviar.nn.layers import build_picture_norm, num_groups
 from caviar.nn.settings import ConvNetSettings
 
 
@@ -108,3 +109,36 @@ def test_a_model_that_rests_on_the_usual_layout_keeps_it() -> None:
 def test_models_without_pictures_are_left_alone() -> None:
     assert not use_channels_last(nn.Linear(3, 2), torch.zeros(2, 3))
     assert not use_channels_last(nn.Flatten(), torch.zeros(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer", "instance", "group"])
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_norm_and_activation_trains(norm: str, activation: str) -> None:
+    settings = ConvNetSettings(channels=(4, 6), hidden=(5,), norm=norm, activation=activation)  # type: ignore[arg-type]
+    model = build_model(settings, (3, 8, 8), 2, generator())
+    assert (model.get_submodule("blocks.conv1").bias is None) == (norm in ("batch", "instance"))
+    outputs = model(torch.randn(5, 3, 8, 8, generator=generator(1)))
+    assert outputs.shape == (5, 2)
+    outputs.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_an_activation_that_falls_stands_before_the_pool() -> None:
+    names = list(dict(ConvNet((3, 8, 8), (4,), (), 2, activation="gelu").blocks.named_children()))
+    assert names == ["conv1", "norm1", "activation1", "pool1"]
+
+
+@pytest.mark.parametrize(("name", "channels", "groups"), [("layer", 6, 1), ("group", 64, 8), ("group", 12, 6)])
+def test_layer_and_group_norm_are_normalised_over_their_groups(name: str, channels: int, groups: int) -> None:
+    x = torch.randn(3, channels, 4, 5, generator=generator()) * 3 + 2
+    parts = build_picture_norm(name, channels)(x).reshape(3, groups, -1)
+    torch.testing.assert_close(parts.mean(2), torch.zeros(3, groups), atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.var(2, correction=0), torch.ones(3, groups), atol=1e-4, rtol=0)
+
+
+def test_groups_divide_the_channels_and_leave_two_in_each() -> None:
+    for channels in range(1, 200):
+        groups = num_groups(channels)
+        assert channels % groups == 0
+        assert groups <= 8
+        assert groups == 1 or channels // groups >= 2

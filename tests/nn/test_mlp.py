@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -18,13 +19,15 @@ def test_every_activation_of_the_settings_exists() -> None:
     assert set(get_args(Activation)) == set(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"maxout"}))
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 def test_outputs_equal_the_layers_written_out(activation: str, norm: str) -> None:
     settings = MLPSettings(widths=(6, 5), activation=activation, norm=norm, dropout=0.0)  # type: ignore[arg-type]
     model = build_model(settings, (4,), 3, generator()).train()
     w = dict(model.named_parameters())
     function = getattr(torch.nn.functional, activation)
+    if activation == "prelu":
+        function = partial(function, weight=torch.tensor([0.25]))
     inputs = torch.randn(8, 4, generator=generator(1))
     x = inputs
     for i in (1, 2):

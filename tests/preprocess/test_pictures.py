@@ -118,3 +118,18 @@ def test_forward_exports():
 def test_refused(blocks, message):
     with pytest.raises(InputError, match=message):
         fit_pictures(lambda: blocks, PreprocessSettings())
+
+
+def test_mean_image_is_the_mean_of_each_place():
+    pixels = RNG.integers(0, 256, (30, 4, 5, 3), dtype=np.uint8)
+    module = fit_pictures(lambda: [pixels[:7], pixels[7:]], PreprocessSettings(pictures="mean_image"))
+    expected = (pixels / 255 - (pixels / 255).mean(axis=0)).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(module(torch.from_numpy(pixels)), expected, atol=1e-6)
+    again = rebuild(json.loads(json.dumps(module.config())), module.state_dict())
+    assert again(torch.from_numpy(pixels)).equal(module(torch.from_numpy(pixels)))
+    with pytest.raises(InputError, match="no mean image"):
+        module(torch.from_numpy(pixels[:, :3]))
+    with pytest.raises(InputError, match="one size"):
+        fit_pictures(lambda: [pixels, pixels[:, :3]], PreprocessSettings(pictures="mean_image"))
+    with pytest.raises(InputError, match="a size belongs to mean_image"):
+        rebuild({"kind": "pictures", "mode": "mean_image", "channels": 3}, module.state_dict())

@@ -282,7 +282,7 @@ def test_medians_of_a_sample(monkeypatch):
     assert one.median.equal(two.median)
     assert one.median.item() != np.median(values)
     assert one.median.item() == pytest.approx(np.median(values), abs=0.01)
-    rows = fitting._sample_rows(50_003, 1000)
+    rows = fitting.sample_rows(50_003, 1000)
     assert 990 <= len(rows) <= 1000
     assert rows[0] < 51
     assert 49_950 < rows[-1] < 50_003

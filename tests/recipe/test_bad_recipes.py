@@ -47,17 +47,20 @@ BAD = [
         "line 2, column 1: optimizer.learnin_rate is not a setting of adamw. Did you mean optimizer.learning_rate?",
     ),
     ("[optimizer]\nlr = 1", "Did you mean optimizer.learning_rate?"),
-    ("[optimizer]\nmomentum = 0.9", "line 2, column 1: optimizer.momentum is not a setting of adamw; sgd has it."),
+    (
+        "[optimizer]\nmomentum = 0.9",
+        "line 2, column 1: optimizer.momentum is not a setting of adamw; sgd, rmsprop and muon have it.",
+    ),
     (
         "[optimizer]\nname = 'sgd'\nbetas = [0.9, 0.99]",
-        "line 3, column 1: optimizer.betas is not a setting of sgd; adam and adamw have it.",
+        "column 1: optimizer.betas is not a setting of sgd; adam, adamw, nadam, radam, ranger, lion and muon have it.",
     ),
     ("[optimizer]\nmomentun = 0.9", "Did you mean optimizer.momentum, a setting of sgd?"),
     (
         "[optimizer]\nname = 'adamm'",
-        'line 2, column 8: optimizer.name is "adamm"; it must be "sgd", "adam" or "adamw". Did you mean "adam"?',
+        'line 2, column 8: optimizer.name is "adamm"; it must be "sgd", "adam", "adamw", "adagrad", ',
     ),
-    ("[optimizer]\nname = 3", 'optimizer.name is 3; it must be "sgd", "adam" or "adamw".'),
+    ("[optimizer]\nname = 3", 'optimizer.name is 3; it must be "sgd", "adam", "adamw", "adagrad", "rmsprop", '),
     (
         "[optimizer]\nbetas = [0.9]",
         "line 2, column 9: optimizer.betas is [0.9]; it must be a list of 2 entries, each a number from 0 to below 1.",
@@ -80,7 +83,7 @@ BAD = [
     ("[schedule]\nname = 'cosin'", 'Did you mean "cosine"?'),
     (
         "[schedule]\nname = 'constant'\nfinal = 0.1",
-        "line 3, column 1: schedule.final is not a setting of constant; cosine has it.",
+        "schedule.final is not a setting of constant; linear, cosine, cosine_restarts and polynomial have it.",
     ),
     ("[schedule]\nfinal = 2", "schedule.final is 2; it must be from 0 to 1."),
     ("epochs = 3", 'line 1, column 1: a recipe has no key "epochs". Did you mean training.epochs?'),

@@ -126,7 +126,7 @@ def test_every_complete_recipe_takes_every_other_name(section: str, old: str, ne
 
 def test_the_same_name_or_a_misspelt_key_leaves_nothing_out() -> None:
     wrong = parse_recipe("[optimizer]\nname = 'adamw'\nmomentum = 0.5\n")
-    with pytest.raises(InputError, match=r"optimizer\.momentum is not a setting of adamw; sgd has it"):
+    with pytest.raises(InputError, match=r"momentum is not a setting of adamw; sgd, rmsprop and muon have it"):
         validate(merge(wrong, parse_assignment("optimizer.name=adamw")))
     misspelt = parse_recipe("[optimizer]\nmomentun = 0.5\n")
     with pytest.raises(InputError, match=r"Did you mean optimizer\.momentum"):
@@ -203,6 +203,7 @@ def test_diff_names_keys_and_both_values() -> None:
         "optimizer.eps: 1e-08 -> absent",
         "optimizer.momentum: absent -> 0.9",
         "optimizer.nesterov: absent -> false",
+        "optimizer.rate_in_velocity: absent -> false",
     ]
 
 
