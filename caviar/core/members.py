@@ -22,6 +22,11 @@ def over_members(value: float | Tensor, like: Tensor) -> float | Tensor:
     return value.view(-1, *[1] * (like.dim() - 1))
 
 
+def cast_over_members(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Return `over_members(value, like)` in the number type and on the device of `like`, so that nothing is widened."""
+    return over_members(value.to(like) if isinstance(value, Tensor) else value, like)
+
+
 def is_per_member(value: object) -> bool:
     """Say whether a hyperparameter holds one number for each member."""
     return isinstance(value, Tensor) and value.dim() == 1

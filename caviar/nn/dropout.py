@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from caviar.core.errors import InputError, unknown_name
-from caviar.core.members import check_range, over_members
+from caviar.core.members import cast_over_members, check_range
 
 Form = Literal["inverted", "classic"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -43,7 +43,7 @@ def dropout(
         generator: None, one generator for the whole batch, or one for each member. With one for each, a member's mask
             depends on its own generator only, whoever stands beside it.
     """
-    keep = over_members(1.0 - rate, inputs)
+    keep = cast_over_members(1.0 - rate, inputs)
     if not training:
         return inputs * keep if form == "classic" else inputs
     if generator is None and form == "inverted" and spatial_axes == 0 and not isinstance(rate, Tensor):
@@ -68,7 +68,7 @@ def dropout_mask(shape: Sequence[int], keep: float | Tensor, like: Tensor, gener
             )
         for row, own in zip(uniform, generator, strict=True):
             row.uniform_(generator=own)
-    return (uniform < over_members(keep, uniform)).to(like.dtype)
+    return (uniform < cast_over_members(keep, uniform)).to(like.dtype)
 
 
 def _mask_shape(inputs: Tensor, spatial_axes: int) -> list[int]:

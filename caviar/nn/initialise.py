@@ -78,19 +78,18 @@ def initialise(
         raise InputError(f"the initialiser {name!r} looks at data. Give it a batch of the network's inputs.")
     base = BASES.get(name, name)
     output = output_layer(model) if output_gain is not None and name in KEEPS_SIZE else None
-    for layer, feeds in _layers_and_activations(model, activation):
-        if layer is output:
-            assert output_gain is not None
-            lecun(layer, gain=output_gain, generator=generator)
-            continue
-        facts = activation_facts(feeds)
-        chosen = facts.initialiser if base == "auto" else base
-        options = {"fan_mode": fan_mode, "distribution": distribution}
-        given = {key: value for key, value in options.items() if value != "auto"}
-        scale = gain_for(chosen, feeds) if gain == "auto" or name in BASES else gain
-        INITIALISERS[chosen](layer, gain=scale, generator=generator, **given)  # type: ignore[arg-type]
+    feeds = dict(_layers_and_activations(model, activation))
+    options = {"fan_mode": fan_mode, "distribution": distribution}
+    given = {key: value for key, value in options.items() if value != "auto"}
     for module in model.modules():
-        if isinstance(module, nn.Embedding):
+        if module is output:
+            assert output_gain is not None
+            lecun(module, gain=output_gain, generator=generator)
+        elif module in feeds:
+            chosen = activation_facts(feeds[module]).initialiser if base == "auto" else base
+            scale = gain_for(chosen, feeds[module]) if gain == "auto" or name in BASES else gain
+            INITIALISERS[chosen](module, gain=scale, generator=generator, **given)  # type: ignore[arg-type]
+        elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=EMBEDDING_STD, generator=generator)
         elif isinstance(module, nn.PReLU | _NormBase | nn.LayerNorm | nn.GroupNorm):
             module.reset_parameters()

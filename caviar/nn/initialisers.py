@@ -79,7 +79,7 @@ def small_normal(
     generator: Generators = None,
 ) -> None:
     """Draw with standard deviation 0.01 gain, whatever the fan: fine for shallow nets; in deep ones signals fade."""
-    _draw(target, gain, fan_mode, distribution, generator, lambda _: 0.01)
+    _draw(target, gain, fan_mode, distribution, generator, lambda _, scale: 0.01 * scale)
 
 
 def normal(
@@ -91,7 +91,7 @@ def normal(
     generator: Generators = None,
 ) -> None:
     """Draw from a normal distribution of mean 0 and standard deviation `gain`. Uses gain and generator only."""
-    _draw(target, gain, fan_mode, "normal", generator, lambda _: 1.0, given=distribution)
+    _draw(target, gain, fan_mode, "normal", generator, lambda _, scale: scale, given=distribution)
 
 
 def uniform(
@@ -103,7 +103,7 @@ def uniform(
     generator: Generators = None,
 ) -> None:
     """Draw from a uniform distribution between -gain and gain. Uses gain and generator only."""
-    _draw(target, gain, fan_mode, "uniform", generator, lambda _: 1 / math.sqrt(3), given=distribution)
+    _draw(target, gain, fan_mode, "uniform", generator, lambda _, scale: scale / math.sqrt(3), given=distribution)
 
 
 def xavier(
@@ -118,7 +118,7 @@ def xavier(
 
     A compromise that nearly keeps the variance of signals forwards and of gradients backwards.
     """
-    _draw(target, gain, fan_mode, distribution, generator, lambda fan: 1 / math.sqrt(fan))
+    _draw(target, gain, fan_mode, distribution, generator, lambda fan, scale: scale * math.sqrt(1 / fan))
 
 
 def he(
@@ -134,7 +134,7 @@ def he(
     relu halves the mean square of its inputs; the 2 gives it back. The published gains of all activations:
     `activation_facts(name).gain`.
     """
-    _draw(target, gain, fan_mode, distribution, generator, lambda fan: 1 / math.sqrt(fan))
+    _draw(target, gain, fan_mode, distribution, generator, lambda fan, scale: scale / math.sqrt(fan))
 
 
 def lecun(
@@ -146,7 +146,7 @@ def lecun(
     generator: Generators = None,
 ) -> None:
     """Draw with variance gain^2 / fan_in (LeCun, Bottou, Orr and Mueller, 1998): for selu and for linear layers."""
-    _draw(target, gain, fan_mode, distribution, generator, lambda fan: 1 / math.sqrt(fan))
+    _draw(target, gain, fan_mode, distribution, generator, lambda fan, scale: scale / math.sqrt(fan))
 
 
 def orthogonal(
@@ -186,12 +186,9 @@ def random_walk(
 
     def std(fan: float, scale: float) -> float:
         drift = 1.2 / (max(fan, 6) - 2.4) if scale >= RECTIFIES else 1 / (2 * fan)
-        return math.exp(drift) / math.sqrt(fan)
+        return scale * math.exp(drift) / math.sqrt(fan)
 
-    def fill(weight: Tensor, fans: Fans, scale: float, own: torch.Generator | None) -> None:
-        _draw_one(weight, scale * std(fan_of(fans, fan_mode), scale), distribution, own)
-
-    _fill(target, gain, fan_mode, distribution, generator, fill)
+    _draw(target, gain, fan_mode, distribution, generator, std)
 
 
 def identity(
@@ -277,13 +274,13 @@ def _draw(
     fan_mode: FanMode,
     distribution: Distribution,
     generator: Generators,
-    std_of_fan: Callable[[float], float],
+    std_of: Callable[[float, float], float],
     given: str | None = None,
 ) -> None:
-    """Fill with random numbers of standard deviation gain * std_of_fan(fan)."""
+    """Fill with random numbers of standard deviation std_of(fan, gain)."""
 
     def fill(weight: Tensor, fans: Fans, scale: float, own: torch.Generator | None) -> None:
-        _draw_one(weight, scale * std_of_fan(fan_of(fans, fan_mode)), distribution, own)
+        _draw_one(weight, std_of(fan_of(fans, fan_mode), scale), distribution, own)
 
     _fill(target, gain, fan_mode, given or distribution, generator, fill)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from caviar.core.errors import InputError
-from caviar.core.members import over_members
+from caviar.core.members import cast_over_members
 
 Reduction = Literal["mean", "none"]
 
@@ -48,7 +48,7 @@ def cross_entropy(
     spread = logs.mean(dim=-1) if weights is None else (logs * weights).mean(dim=-1)
     if weights is not None:
         picked = picked * weights[labels]
-    smoothing = over_members(label_smoothing, picked)
+    smoothing = cast_over_members(label_smoothing, picked)
     values = -((1.0 - smoothing) * picked + smoothing * spread)
     return _reduced(values, example_weights, None if weights is None else weights[labels], reduction)
 
@@ -70,7 +70,7 @@ def hinge(
     """
     logits = _at_least_float32(logits)
     labels = _labels_like(logits, targets).unsqueeze(-1)
-    excess = torch.clamp_min(over_members(margin, logits) + logits - logits.gather(-1, labels), 0.0)
+    excess = torch.clamp_min(cast_over_members(margin, logits) + logits - logits.gather(-1, labels), 0.0)
     return _class_reduced(
         excess.scatter(-1, labels, 0.0).sum(dim=-1), labels, class_weights, example_weights, reduction
     )
@@ -129,7 +129,7 @@ def huber(
     units of the (standardised) targets. Shapes as for `mean_squared_error`.
     """
     size = _errors(_at_least_float32(outputs), targets).abs()
-    limit = over_members(delta, size)
+    limit = cast_over_members(delta, size)
     inner = torch.minimum(size, limit) if isinstance(limit, Tensor) else size.clamp_max(limit)
     return _reduced(inner * (size - 0.5 * inner), example_weights, None, reduction)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from caviar.core.errors import InputError
-from caviar.core.members import check_range, over_members
+from caviar.core.members import cast_over_members, check_range
 
 
 class BatchMoments(NamedTuple):
@@ -202,7 +202,7 @@ def _move(running_mean: Tensor, running_var: Tensor, moments: BatchMoments, mome
     """Move the running statistics of every member that has examples, towards the batch's mean and unbiased variance."""
     count = moments.num_values.unsqueeze(1)
     unbiased = moments.variance * torch.where(count > 1, count / (count - 1).clamp_min(1e-30), 1.0)
-    speed = (count > 0).to(running_mean.dtype) * over_members(momentum, running_mean)
+    speed = (count > 0).to(running_mean.dtype) * cast_over_members(momentum, running_mean)
     running_mean.add_(speed * (moments.mean - running_mean))
     running_var.add_(speed * (unbiased - running_var))
 
@@ -210,7 +210,7 @@ def _move(running_mean: Tensor, running_var: Tensor, moments: BatchMoments, mome
 def _normalise(
     inputs: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float | Tensor
 ) -> Tensor:
-    scale = torch.rsqrt(variance + over_members(eps, variance))
+    scale = torch.rsqrt(variance + cast_over_members(eps, variance))
     if weight is not None:
         scale = scale * weight
     outputs = (inputs - _over_features(mean, inputs)) * _over_features(scale, inputs)

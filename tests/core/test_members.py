@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from caviar.core.errors import InputError
-from caviar.core.members import check_range, is_per_member, over_members
+from caviar.core.members import cast_over_members, check_range, is_per_member, over_members
 
 
 def test_a_number_stays_and_members_get_axes() -> None:
@@ -17,6 +17,13 @@ def test_a_number_stays_and_members_get_axes() -> None:
     assert wide.shape == (3, 1, 1)
     assert torch.equal((torch.ones(3, 4, 5) * wide)[:, 0, 0], value)
     assert [is_per_member(v) for v in (1.0, torch.tensor(1.0), value)] == [False, False, True]
+
+
+def test_a_cast_value_widens_nothing() -> None:
+    like = torch.zeros(3, 4, dtype=torch.bfloat16)
+    wide = cast_over_members(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), like)
+    assert (like * wide).dtype == torch.bfloat16
+    assert cast_over_members(0.5, like) == 0.5
 
 
 @pytest.mark.parametrize("value", [torch.zeros(2), torch.zeros(3, 1)])

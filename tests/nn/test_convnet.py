@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caviar.core.errors import InputError
 from caviar.nn import ACTIVATIONS, ConvNet, build_model, use_channels_last
+from caviar.nn.graph import trace
 from caviar.nn.layers import build_picture_norm, num_groups
 from caviar.nn.settings import ConvNetSettings
 
@@ -142,3 +143,21 @@ def test_groups_divide_the_channels_and_leave_two_in_each() -> None:
         assert channels % groups == 0
         assert groups <= 8
         assert groups == 1 or channels // groups >= 2
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_every_network_can_be_traced(activation: str) -> None:
+    settings = ConvNetSettings(
+        channels=(4,),
+        hidden=(5,),
+        activation=activation,  # type: ignore[arg-type]
+        spatial_dropout=0.2,
+        dropout=0.1,
+        dropout_form="classic",
+    )
+    model = build_model(settings, (3, 8, 8), 2, generator())
+    graph = trace(model)
+    assert graph is not None
+    inputs = torch.randn(3, 3, 8, 8, generator=generator(1))
+    model.eval()
+    assert torch.equal(torch.fx.GraphModule(model, graph)(inputs), model(inputs))

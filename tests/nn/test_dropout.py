@@ -174,3 +174,12 @@ def test_dropped_channels_stand_at_the_end_of_each_block() -> None:
     model = ConvNet((3, 8, 8), (4, 5), (), 2, spatial_dropout=0.5)
     names = [f"{name}{i}" for i in (1, 2) for name in ("conv", "norm", "pool", "relu", "dropout")]
     assert list(dict(model.blocks.named_children())) == names
+
+
+def test_rates_of_members_keep_the_number_type() -> None:
+    rates = torch.tensor([0.1, 0.5], dtype=torch.float64)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        for form in ("inverted", "classic"):
+            layer = Dropout(rates, form=form, generator=generators(0, 1))  # type: ignore[arg-type]
+            assert layer(torch.ones(2, 3, 4, dtype=dtype)).dtype == dtype
+            assert layer.eval()(torch.ones(2, 3, 4, dtype=dtype)).dtype == dtype

@@ -104,7 +104,8 @@ CASES = [
         lambda p: T.NAdam(p, 0.03, weight_decay=0.05),
     ),
     Case(
-        "radam", rules.radam_rule, {**RATE, **BETAS, **DECAY}, {"learning_rate": 0.05, "betas": (0.5, 0.7), "eps": 1e-3},
+        "radam", rules.radam_rule, {**RATE, **BETAS, **DECAY},
+        {"learning_rate": 0.05, "betas": (0.5, 0.7), "eps": 1e-3},
         lambda p: T.RAdam(p, 0.03, (0.8, 0.95), weight_decay=0.05), 0.1, 4e-3, 4000,
     ),
     Case(
