@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caviar.bundle.read import RawInput, read_raw, read_with_targets
 from caviar.core.errors import InputError
-from caviar.nn.losses import class_log_probabilities
+from caviar.nn.losses import class_scores
 from caviar.train.evaluate import EVALUATION_BATCH
 from caviar.train.metrics import classification_report, confusion_matrix, regression_report
 
@@ -104,7 +104,7 @@ def report_for(bundle: "Bundle", outputs: Tensor, targets: NDArray[Any], seed: i
     manifest = bundle.manifest
     if manifest.task == "classification":
         labels = torch.from_numpy(targets.astype(np.int64))
-        loss = torch.nn.functional.nll_loss(class_log_probabilities(outputs, _loss_name(bundle)), labels).item()
+        loss = torch.nn.functional.cross_entropy(class_scores(outputs, _loss_name(bundle)), labels).item()
         confusion = confusion_matrix(labels, outputs.argmax(dim=1), len(manifest.classes)).numpy()
         return classification_report(confusion, manifest.classes, loss, manifest.majority)
     return regression_report(targets.astype(np.float64), _unscaled(bundle, outputs), manifest.train_mean, seed)
@@ -147,7 +147,7 @@ def _predictions(bundle: "Bundle", read: RawInput, outputs: Tensor) -> Predictio
         )
     if bundle.manifest.task == "regression":
         return Predictions(read.row_ids, _unscaled(bundle, outputs), (), None, unseen, notices)
-    probabilities = class_log_probabilities(outputs, _loss_name(bundle)).exp().numpy()
+    probabilities = torch.softmax(class_scores(outputs, _loss_name(bundle)), dim=1).numpy()
     names = np.array(bundle.classes)[outputs.argmax(dim=1).numpy()]
     return Predictions(read.row_ids, names, bundle.classes, probabilities, unseen, notices)
 

@@ -140,8 +140,13 @@ def class_log_probabilities(logits: Tensor, loss: str = "cross_entropy") -> Tens
     cross_entropy: log softmax. logistic: log of sigmoid(z_c) / sum_k sigmoid(z_k). hinge: log softmax too, but its
     outputs are scores, so that these are an order of the classes, not frequencies to rely on.
     """
+    return functional.log_softmax(class_scores(logits, loss), dim=-1)
+
+
+def class_scores(logits: Tensor, loss: str = "cross_entropy") -> Tensor:
+    """Return the numbers whose softmax (last axis) are the classes' probabilities: see `class_log_probabilities`."""
     logits = _at_least_float32(logits)
-    return functional.log_softmax(functional.logsigmoid(logits) if loss == "logistic" else logits, dim=-1)
+    return functional.logsigmoid(logits) if loss == "logistic" else logits
 
 
 def balanced_class_weights(counts: Sequence[int] | Tensor) -> Tensor:
