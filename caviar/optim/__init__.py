@@ -2,7 +2,7 @@
 
 from caviar.optim.averages import AveragedModel, RunningAverage, ewma, stochastic_weight_average
 from caviar.optim.build import build_optimizer, parameter_groups, set_learning_rate, set_momentum
-from caviar.optim.build_schedule import build_momentum_schedule, build_schedule
+from caviar.optim.build_schedule import build_momentum_schedule, build_schedule, check_schedule, momentum_of
 from caviar.optim.clip import clip_gradients
 from caviar.optim.famous import (
     adagrad,
@@ -41,6 +41,7 @@ __all__ = [
     "build_optimizer",
     "build_schedule",
     "chain",
+    "check_schedule",
     "clip_gradients",
     "constant",
     "cosine",
@@ -49,6 +50,7 @@ __all__ = [
     "lion",
     "load_optimizer_tensors",
     "lookahead",
+    "momentum_of",
     "muon",
     "muon_groups",
     "nadam",

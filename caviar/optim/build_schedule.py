@@ -1,9 +1,11 @@
 """From the section [schedule] to a function of the step."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
+from caviar.core.errors import InputError
 from caviar.optim import schedules
-from caviar.optim.lists import Number
+from caviar.optim.lists import Number, is_zero
 from caviar.optim.plateau import Plateau
 from caviar.optim.schedule_settings import (
     CosineRestartsSettings,
@@ -21,6 +23,7 @@ from caviar.optim.schedule_settings import (
     StepSettings,
 )
 from caviar.optim.schedules import Schedule
+from caviar.optim.settings import OptimizerSettings
 
 
 def build_schedule(
@@ -45,10 +48,24 @@ def build_schedule(
     return schedules.warmup(course, *rise) if rising else course
 
 
-def build_momentum_schedule(settings: ScheduleSettings, momentum: Number, total_steps: int) -> Schedule | None:
+def momentum_of(settings: OptimizerSettings) -> float | None:
+    """Return a rule's momentum, or the first of its betas, or None when it has neither."""
+    momentum: float | None = getattr(settings, "momentum", None)
+    return settings.betas[0] if momentum is None and hasattr(settings, "betas") else momentum
+
+
+def check_schedule(settings: ScheduleSettings, optimizer: OptimizerSettings) -> None:
+    """Raise an InputError when a schedule's settings contradict each other, or need momentum that the rule lacks."""
+    build_schedule(settings, 1.0, total_steps=1_000_000, steps_per_epoch=1_000)
+    build_momentum_schedule(settings, momentum_of(optimizer), total_steps=1_000_000)
+
+
+def build_momentum_schedule(settings: ScheduleSettings, momentum: Number | None, total_steps: int) -> Schedule | None:
     """Return step -> momentum where the schedule moves it (one_cycle with low_momentum), else None."""
     if not isinstance(settings, OneCycleSettings) or settings.low_momentum == "none":
         return None
+    if momentum is None or is_zero(momentum):
+        raise InputError('schedule.low_momentum moves momentum, but the update rule has none. Set it to "none".')
     rising = warmup_steps(settings, total_steps)
     course = schedules.one_cycle_momentum(
         momentum, settings.low_momentum, max(1, total_steps - rising), settings.rise, settings.shape
@@ -114,6 +131,9 @@ def _steps(times: Sequence[int | float], total: int, per_epoch: int) -> list[int
 
     Rounding may bring two shares of a very short run together; then the later one moves on by a step.
     """
+    for one, other in pairwise(times):
+        if type(one) is type(other) and other <= one:
+            raise InputError(f"the schedule's times are {tuple(times)}; give each above the one before.")
     found: list[int] = []
     for time in times:
         steps = time * per_epoch if isinstance(time, int) else round(time * total)

@@ -235,8 +235,11 @@ def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
 def second_order_step(optimizer: torch.optim.Optimizer, forward: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
     """Take a step of L-BFGS or Newton and return the loss before it.
 
-    forward: computes (loss, outputs) of the batch, anew at each call.
+    forward: computes (loss, outputs) of the batch, anew at each call. At a learning rate of 0, where schedules may end,
+    nothing is done: torch's line search would divide by it.
     """
+    if optimizer.param_groups[0]["lr"] == 0:
+        return forward()[0].detach()
     if isinstance(optimizer, Newton):
         first: Tensor = optimizer.step(forward)
         return first

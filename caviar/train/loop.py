@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
 from caviar.core.seeds import epoch_order, generator_for
 from caviar.nn.regularise import Regularizer
-from caviar.optim import clip_gradients, set_learning_rate
+from caviar.optim import Plateau, clip_gradients, needs_closure, second_order_step, set_learning_rate, set_momentum
+from caviar.optim.lists import Number
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoint, Checkpoints
 from caviar.train.evaluate import PerExampleLoss, Prepare, evaluate
@@ -37,7 +39,7 @@ class Job:
     loss: mean over the batch, from (outputs, targets); loss_per_example: the same, one value an example.
     prepare: from stored inputs of a batch to the network's input, on the device.
     augment: what stored inputs and targets of a training batch go through before, drawing from the generator; or None.
-    schedule: learning rate at a step counted from 0.
+    schedule: learning rate at a step counted from 0; momentum: the same for momentum, where it moves.
     patience, clip_norm: None for never. regularizer: adds penalties to gradients and keeps weights within limits.
     """
 
@@ -45,7 +47,7 @@ class Job:
     loss: Callable[[Tensor, Tensor], Tensor]
     loss_per_example: PerExampleLoss
     optimizer: torch.optim.Optimizer
-    schedule: Callable[[int], float]
+    schedule: Callable[[int], Number]
     train: Examples
     dev: Examples
     prepare: Prepare
@@ -62,6 +64,7 @@ class Job:
     checkpoint_seconds: float
     seed: int
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
+    momentum: Callable[[int], Number] | None = None
     regularizer: Regularizer | None = None
 
 
@@ -92,6 +95,9 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
     parameters = [p for p in job.model.parameters() if p.requires_grad]
     network = torch.compile(job.model) if job.compile else job.model
     autocast = _autocast(job)
+    second_order = needs_closure(job.optimizer)
+    if isinstance(job.schedule, Plateau) and state.schedule:
+        job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
 
     while not _is_over(job, state):
@@ -99,6 +105,8 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
         job.model.train()
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
+            if job.momentum is not None:
+                set_momentum(job.optimizer, job.momentum(state.step))
             inputs, targets = _gather(job, order[start:end])
             if job.augment is not None:
                 generator = generator_for(job.seed, "augment", state.epoch, state.batch)
@@ -112,7 +120,10 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
                 job.regularizer.add_gradients()
             if job.clip_norm is not None:
                 clip_gradients(parameters, job.clip_norm)
-            job.optimizer.step()
+            if second_order:
+                second_order_step(job.optimizer, partial(_forward, job, inputs, targets))
+            else:
+                job.optimizer.step()
             if job.regularizer is not None:
                 job.regularizer.constrain()
 
@@ -146,6 +157,14 @@ def _is_over(job: Job, state: State) -> bool:
     return state.epoch > job.epochs or (job.patience is not None and state.waited >= job.patience)
 
 
+def _forward(job: Job, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return loss, penalties included, and outputs of a batch: what second-order methods evaluate over and over."""
+    with _autocast(job):
+        outputs = job.model(job.prepare(inputs))
+        loss = job.loss(outputs, targets)
+    return loss if job.regularizer is None else loss + job.regularizer.penalty(), outputs
+
+
 def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses: Tensor) -> EpochFacts:
     """Evaluate dev, update the best so far, move the state to the start of the next epoch."""
     dev = evaluate(job.model, job.dev, job.prepare, job.loss_per_example, job.task, job.device)
@@ -159,7 +178,10 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
         state.best.epoch, state.best.step, state.best.value = state.epoch, state.step, value
         remember_best(state.best, job.model)
     state.waited = 0 if better else state.waited + 1
-    facts = EpochFacts(state.epoch, state.step, job.schedule(state.step - 1), values, better)
+    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better)
+    if isinstance(job.schedule, Plateau):
+        job.schedule.observe(value)
+        state.schedule = job.schedule.state()
     state.epoch += 1
     state.batch, state.losses = 0, []
     return facts
@@ -172,7 +194,7 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
         step = facts.step - len(losses) + bad[0] + 1
         raise DivergedError(
             f"the training loss became {losses[bad[0]].item()} at step {step} (epoch {facts.epoch}, learning rate "
-            f"{job.schedule(step - 1):.3g}). {remedy}"
+            f"{float(job.schedule(step - 1)):.3g}). {remedy}"
         )
     first = losses[0].item()
     if facts.values[("train", "loss")] > EXPLODED * max(1.0, first):

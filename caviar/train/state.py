@@ -27,7 +27,10 @@ class Best:
 
 @dataclass
 class State:
-    """Progress of a run. `epoch` is the one under way, from 1; `batch` counts its finished batches, of `losses`."""
+    """Progress of a run. `epoch` is the one under way, from 1; `batch` counts its finished batches, of `losses`.
+
+    schedule: the memory of a schedule that has one (plateau).
+    """
 
     epoch: int = 1
     batch: int = 0
@@ -35,6 +38,7 @@ class State:
     waited: int = 0
     best: Best = field(default_factory=Best)
     losses: list[Tensor] = field(default_factory=list)
+    schedule: dict[str, float] = field(default_factory=dict)
 
 
 def improves(value: float, best: Best, metric: Metric) -> bool:
@@ -72,6 +76,7 @@ def pack(
         "waited": state.waited,
         "best": best,
         "optimizer": settings,
+        "schedule": state.schedule,
         "keep": keep,
     }
     return Checkpoint(tensors, data)
@@ -99,7 +104,7 @@ def _unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     for name, tensor in _under(tensors, "best/").items():
         best.weights[name] = torch.empty_like(current[name]).copy_(tensor)
     losses = list(tensors["losses"].to(device))
-    return State(data["epoch"], data["batch"], data["step"], data["waited"], best, losses)
+    return State(data["epoch"], data["batch"], data["step"], data["waited"], best, losses, data.get("schedule", {}))
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], where: str) -> None:

@@ -15,7 +15,7 @@ from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
 from caviar.nn import build_loss, build_regularizer, has_batch_norm
-from caviar.optim import build_optimizer, build_schedule
+from caviar.optim import build_momentum_schedule, build_optimizer, build_schedule, momentum_of
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoint, Checkpoints
@@ -127,13 +127,15 @@ def build_job(plan: Plan) -> Job:
     merge_single = has_batch_norm(plan.model)
     examples = plan.prepared.examples
     counts = _class_counts(plan) if plan.raw.task == "classification" else None
-    steps = epochs * len(batch_bounds(len(examples["train"]), batch_size, merge_single=merge_single))
+    per_epoch = len(batch_bounds(len(examples["train"]), batch_size, merge_single=merge_single))
+    steps, schedule = epochs * per_epoch, recipe.schedule
     return Job(
         model=plan.model,
         loss=build_loss(recipe.loss, plan.raw.task, class_counts=counts),
         loss_per_example=build_loss(recipe.loss, plan.raw.task, "none", class_counts=counts),
         optimizer=build_optimizer(recipe.optimizer, plan.model),
-        schedule=build_schedule(recipe.schedule, learning_rate, steps),
+        schedule=build_schedule(schedule, learning_rate, steps, per_epoch, training.metric),
+        momentum=build_momentum_schedule(schedule, momentum_of(recipe.optimizer), steps),
         train=examples["train"],
         dev=examples["dev"],
         prepare=plan.prepared.prepare,

@@ -34,6 +34,7 @@ from caviar.nn import (
     use_channels_last,
 )
 from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLPSettings
+from caviar.optim import build_optimizer
 from caviar.recipe import Recipe, Sparse, from_dict, merge, validate
 from caviar.train.batching import batch_bounds
 from caviar.workflow.prepare import Prepared, prepare
@@ -171,6 +172,7 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
         _check_foreign(model, example, raw.task, outputs)
     batch_size = recipe.training.batch_size
     assert isinstance(batch_size, int)
+    build_optimizer(recipe.optimizer, model)  # refuses a model that the rule is not for
     batch_bounds(len(splits.train), batch_size, merge_single=has_batch_norm(model))
     if raw.kind == "pictures" or model is given:
         use_channels_last(model, example)

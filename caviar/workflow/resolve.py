@@ -12,6 +12,8 @@ from caviar.core.examples import Splits
 from caviar.data.raw import DataKind, RawData
 from caviar.nn import resolve_init, resolve_loss
 from caviar.nn.settings import ConvNetSettings, MLPSettings
+from caviar.optim import check_schedule
+from caviar.optim.settings import default_learning_rate
 from caviar.recipe import Recipe
 
 SMALL = 5_000
@@ -90,12 +92,16 @@ def _model(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
 
 
 def _optimizer(recipe: Recipe) -> dict[str, Any]:
+    check_schedule(recipe.schedule, recipe.optimizer)
+    if recipe.optimizer.name in ("lbfgs", "newton") and recipe.training.clip_norm != "none":
+        raise InputError(
+            f"training.clip_norm is {recipe.training.clip_norm}, but {recipe.optimizer.name} solves for its own step "
+            'length. Set it to "none".'
+        )
     if recipe.optimizer.learning_rate != "auto":
         return {}
     own_network = recipe.model.name in ("mlp", "convnet")
-    if recipe.optimizer.name == "sgd":
-        return {"learning_rate": 0.05 if own_network else 0.01}
-    return {"learning_rate": 0.003 if own_network else 0.001}
+    return {"learning_rate": default_learning_rate(recipe.optimizer, own_network=own_network)}
 
 
 def _training(recipe: Recipe, raw: RawData, rows: int) -> dict[str, Any]:
