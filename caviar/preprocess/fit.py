@@ -22,8 +22,8 @@ from caviar.preprocess.table import TablePreprocess, TableState
 
 Blocks = Callable[[], Iterable[pl.DataFrame]]
 
-MEDIAN_ROWS = EXACT_ROWS
-"""Medians and quartiles are exact up to this many training rows; above, they are those of a sample of this many."""
+MEDIAN_ROWS = 200_000
+"""Medians that fill gaps are exact up to this many training rows; above, they are those of a sample of this many."""
 MEDIAN_COLUMNS = 32
 """Columns whose samples are in memory at a time: 256 MB."""
 DISTINCT = 1_000_000
@@ -180,7 +180,8 @@ def _explain_overflow(blocks: Blocks, columns: Sequence[Column], names: Sequence
 
 def _quartiles(blocks: Blocks, names: Sequence[str], num_rows: int, *, median_only: bool) -> Floats:
     """Return quartiles (3, columns) over the values present, 0 where there is none; or the median, three times."""
-    chosen = None if num_rows <= MEDIAN_ROWS else sample_rows(num_rows, MEDIAN_ROWS)
+    most = MEDIAN_ROWS if median_only else EXACT_ROWS
+    chosen = None if num_rows <= most else sample_rows(num_rows, most)
     found = np.zeros((3, len(names)))
     for start in range(0, len(names), MEDIAN_COLUMNS):
         group = names[start : start + MEDIAN_COLUMNS]
