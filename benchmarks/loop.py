@@ -136,7 +136,7 @@ def _report(results: list[dict[str, Any]]) -> dict[str, Any]:
 def _table(result: dict[str, Any]) -> Table:
     epochs = f"{result['epochs']} epoch{'s' if result['epochs'] > 1 else ''}"
     caption = f"{result['data']}; {epochs}, {result['rounds']} rounds"
-    table = Table(title=result["title"], caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=result["title"], caption=caption, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("caviar : other", no_wrap=True)
     for heading in ("seconds", "ratio", "range", "fastest", "CPU", "limit", ""):
         table.add_column(heading, justify="right", no_wrap=True)
