@@ -95,6 +95,6 @@ def _orthogonalise(
         kind = dtype or (torch.bfloat16 if group[0].is_cuda else group[0].dtype)
         stack = torch.cat([weight.reshape(-1, rows, columns).to(kind) for weight in group])
         factor = 0.2 * max(rows, columns) ** 0.5 if match_adamw else max(1.0, rows / columns) ** 0.5
-        result = newton_schulz(stack, num_iterations).mul_(factor)
-        for weight, matrices in zip(group, result.split(members or 1), strict=True):
+        result = newton_schulz(stack, num_iterations).mul_(factor).reshape(len(group), -1, rows, columns)
+        for weight, matrices in zip(group, result, strict=True):
             weight.copy_(matrices.reshape(weight.shape))
