@@ -127,11 +127,6 @@ def add_quotients(
         tensor.addcmul_(torch.div(numerator, denominator, out=_like(temporary, tensor)), weight)
 
 
-def copy_into(slot: Slot, tensors: list[Tensor]) -> None:
-    """Compute slot = tensors."""
-    torch._foreach_copy_(slot.parts, tensors)
-
-
 def _like(temporary: Tensor, tensor: Tensor) -> Tensor:
     return temporary[: tensor.numel()].view(tensor.shape)
 

@@ -67,8 +67,7 @@ def scale_by_muon(
         result.flat.copy_(mean.flat)
         if nesterov:
             mix_in(result.parts, gradients, 1 - decay)
-        for part in result.parts:
-            _orthogonalise(part, bucket.members, num_iterations, match_adamw, dtype)
+        _orthogonalise(result.parts, bucket.members, num_iterations, match_adamw, dtype)
         return Direction([Term(result.parts)])
 
     return Piece(update, slots("momentum_buffer"), {"momentum": momentum}, check=_check_is_matrix)
@@ -84,12 +83,18 @@ def _check_is_matrix(weight: Tensor, members: int | None) -> None:
 
 
 def _orthogonalise(
-    weight: Tensor, members: int | None, num_iterations: int, match_adamw: bool, dtype: torch.dtype | None
+    weights: list[Tensor], members: int | None, num_iterations: int, match_adamw: bool, dtype: torch.dtype | None
 ) -> None:
+    """Put its orthogonalised matrix in the place of each weight; matrices of one shape go through together."""
     matrix_axis = 0 if members is None else 1
-    matrices = weight.flatten(matrix_axis + 1)
-    rows, columns = matrices.shape[-2:]
-    factor = 0.2 * max(rows, columns) ** 0.5 if match_adamw else max(1.0, rows / columns) ** 0.5
-    if dtype is None:
-        dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
-    weight.copy_((newton_schulz(matrices.to(dtype), num_iterations) * factor).view(weight.shape))
+    alike: dict[tuple[int, int], list[Tensor]] = {}
+    for weight in weights:
+        rows, columns = weight.shape[matrix_axis], weight[(0,) * (matrix_axis + 1)].numel()
+        alike.setdefault((rows, columns), []).append(weight)
+    for (rows, columns), group in alike.items():
+        kind = dtype or (torch.bfloat16 if group[0].is_cuda else group[0].dtype)
+        stack = torch.cat([weight.reshape(-1, rows, columns).to(kind) for weight in group])
+        factor = 0.2 * max(rows, columns) ** 0.5 if match_adamw else max(1.0, rows / columns) ** 0.5
+        result = newton_schulz(stack, num_iterations).mul_(factor).reshape(len(group), -1, rows, columns)
+        for weight, matrices in zip(group, result, strict=True):
+            weight.copy_(matrices.reshape(weight.shape))

@@ -68,9 +68,9 @@ class Recipe(Settings):
     regularization: RegularizationSettings = RegularizationSettings()
     """penalties and limits on the weights"""
     optimizer: OptimizerSettings = AdamWSettings()
-    """the update rule: sgd, adam or adamw"""
+    """the update rule: sgd, adam, adamw, ... (see each name's own settings)"""
     schedule: ScheduleSettings = CosineSettings()
-    """how the learning rate moves: constant or cosine"""
+    """how the learning rate moves: constant, cosine, step, plateau, ..."""
     training: TrainingSettings = TrainingSettings()
     """how long, in what portions, and when to stop"""
     device: DeviceSettings = DeviceSettings()
