@@ -2,13 +2,16 @@
 
 import operator
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from caviar.core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import fx
 
 ADDITIONS: Final = (operator.add, operator.iadd, torch.add, "add", "add_")
 
@@ -47,18 +50,19 @@ def layout_of(model: nn.Module) -> Layout:
     return Layout(True, tuple(pairs))
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or next(m.children(), None) is None
-
-
-def trace(model: nn.Module) -> fx.Graph | None:
+def trace(model: nn.Module) -> "fx.Graph | None":
     """Return the graph of the model's forward, or None where its control flow cannot be traced.
 
     Modules without modules inside them stay whole, whatever their forward looks like.
     """
+    from torch import fx  # brings sympy, which training can do without
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return super().is_leaf_module(m, module_qualified_name) or next(m.children(), None) is None
+
     try:
-        return _Tracer().trace(model)
+        return Tracer().trace(model)
     except Exception:  # whatever user code does with a symbolic value
         return None
 
@@ -94,7 +98,7 @@ def residual_ends(model: nn.Module) -> list[str]:
     return found
 
 
-def _weighted_before(node: fx.Node, modules: dict[str, nn.Module]) -> list[str]:
+def _weighted_before(node: "fx.Node", modules: dict[str, nn.Module]) -> list[str]:
     """Return the layers with a weight that `node` rests on, itself included, in the order of the graph."""
     seen: set[Any] = set()
     waiting = [node]
