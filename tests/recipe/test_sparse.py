@@ -101,7 +101,7 @@ def test_a_new_name_leaves_out_what_it_lacks_and_keeps_what_it_has() -> None:
     assert recipe.optimizer.weight_decay == 0.1
     recipe = validate(merge(file, parse_assignment("model.name=convnet"), parse_assignment("schedule.name=constant")))
     assert (recipe.model.name, recipe.schedule.name) == ("convnet", "constant")
-    assert recipe.model.model_dump()["dropout"] == 0.0  # "auto" is a word for mlp only
+    assert recipe.model.model_dump()["dropout"] == 0.2  # "auto" is a word for mlp only
     recipe = validate(merge(file, parse_assignment("model.name=pkg:net"), parse_assignment("model.arguments.x=1")))
     assert recipe.model.name == "pkg:net"
 
