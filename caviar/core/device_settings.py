@@ -13,7 +13,7 @@ class DeviceSettings(Settings):
     name: str = "auto"
     """auto, cpu, cuda, cuda:1, or mps"""
     threads: Annotated[int, Field(ge=1, le=1024)] | Auto = "auto"
-    """CPU threads inside one operation; results are repeatable for the same number only"""
+    """CPU threads inside one operation, the same for the same result; auto: all, but 1 where a step is too small"""
     precision: Literal["float32", "bf16"] = "float32"
     """float32, or bf16: products in bfloat16 by autocast, weights and updates in float32"""
     compile: bool = False

@@ -120,6 +120,8 @@ def make_plan(
     )
     resolve_loss(recipe.loss, raw.task, len(raw.classes))
     resolved = resolve(recipe, raw, splits)
+    assert isinstance(resolved.device.threads, int)
+    torch.set_num_threads(resolved.device.threads)
     plan = _assemble(resolved, raw, splits, model, device)
     return replace(plan, notices=(*plan.notices, changed)) if changed else plan
 

@@ -1,6 +1,8 @@
 """Every "auto" of a recipe turned into a choice, from the data's kind, task and size."""
 
+import math
 import os
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from caviar.core.columns import Task
 from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
 from caviar.core.examples import Splits
+from caviar.core.settings import Settings
 from caviar.data.raw import DataKind, RawData
 from caviar.nn import resolve_init, resolve_loss
 from caviar.nn.settings import ConvNetSettings, MLPSettings
@@ -17,6 +20,8 @@ from caviar.optim.settings import default_learning_rate
 from caviar.recipe import Recipe
 
 SMALL = 5_000
+SHARED_PRODUCTS = 12_000_000
+"""Multiplications of one forward pass from which a second thread is worth its waiting."""
 
 
 def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
@@ -25,16 +30,18 @@ def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
     Training the result on the same data gives the same run.
     """
     rows = len(splits.train)
+    model = recipe.model.model_copy(update=_model(recipe, raw, rows))
+    training = _training(recipe, raw, rows)
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=_data(raw)),
             "split": recipe.split.model_copy(update=_split(recipe, raw, splits)),
             "preprocess": recipe.preprocess.model_copy(update=_preprocess(recipe, raw)),
-            "model": recipe.model.model_copy(update=_model(recipe, raw, rows)),
+            "model": model,
             "optimizer": recipe.optimizer.model_copy(update=_optimizer(recipe)),
             "loss": resolve_loss(recipe.loss, raw.task),
-            "training": recipe.training.model_copy(update=_training(recipe, raw, rows)),
-            "device": recipe.device.model_copy(update=_device(recipe)),
+            "training": recipe.training.model_copy(update=training),
+            "device": recipe.device.model_copy(update=_device(recipe, raw, model, training["batch_size"])),
         }
     )
 
@@ -145,10 +152,19 @@ def _metric(recipe: Recipe, raw: RawData) -> str:
     return "loss" if metric == "auto" else metric
 
 
-def _device(recipe: Recipe) -> dict[str, Any]:
+def _device(recipe: Recipe, raw: RawData, model: Settings, batch_size: int) -> dict[str, Any]:
     device = resolve_device(recipe.device.name)
     threads = recipe.device.threads
-    return {"name": str(device), "threads": torch.get_num_threads() if threads == "auto" else threads}
+    return {"name": str(device), "threads": _default_threads(model, raw, batch_size) if threads == "auto" else threads}
+
+
+def _default_threads(model: Settings, raw: RawData, batch_size: int) -> int:
+    """Return 1 for a step too small to share (many threads then mostly wait for each other), else what torch has."""
+    if not isinstance(model, MLPSettings) or model.widths == "auto":
+        return torch.get_num_threads()
+    inputs = len(raw.columns) if raw.kind == "table" else math.prod(raw.inputs.shape[1:])
+    products = batch_size * sum(fan_in * fan_out for fan_in, fan_out in pairwise((inputs, *model.widths)))
+    return 1 if products < SHARED_PRODUCTS else torch.get_num_threads()
 
 
 def environment() -> dict[str, Any]:
