@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
+import torch
+from torch import Tensor
+
 from caviar.core.observer import Observer
 from caviar.train.checkpoints import Checkpoint, Checkpoints
 
@@ -36,7 +39,7 @@ class Saver:
         self.wait()
         for observer in self._observers:
             observer.on_save(step)
-        copied = {name: tensor.detach().to("cpu", copy=True) for name, tensor in checkpoint.tensors.items()}
+        copied = {name: _copy(tensor) for name, tensor in checkpoint.tensors.items()}
         self._writing = self._thread.submit(self._write, self._checkpoints, step, Checkpoint(copied, checkpoint.data))
         self._saved = time.monotonic()
 
@@ -61,6 +64,14 @@ class Saver:
         self._thread.shutdown()
         if kind is None:
             self.wait()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """Copy to the CPU, and at once in the order that a file has: what is left to do in the thread is no work for torch.
+
+    (See `caviar.train.checkpoints.is_finite` on why no torch operation should run there.)
+    """
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _leave_signals_to_others() -> None:

@@ -1,3 +1,4 @@
+import math
 import pickle
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from safetensors.torch import save_file
 
 from caviar.core.errors import InputError
 from caviar.train import checkpoints as module
-from caviar.train.checkpoints import Checkpoint, Checkpoints, read_checkpoint, write_checkpoint
+from caviar.train.checkpoints import Checkpoint, Checkpoints, is_finite, read_checkpoint, write_checkpoint
 
 
 def state(value: float = 1.0, keep: bool = False) -> Checkpoint:
@@ -121,3 +122,11 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".step-000000000001.safetensors.abc").write_bytes(b"half")
     kept.save(2, state())
     assert [p.name for p in tmp_path.iterdir()] == [kept.path(2).name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_value_that_is_not_finite_is_seen(dtype: torch.dtype, value: float) -> None:
+    ordinary = torch.tensor([0.0, -1.5, torch.finfo(dtype).max, torch.finfo(dtype).min], dtype=dtype)
+    assert is_finite({"a": ordinary, "b": torch.zeros(0, dtype=dtype), "c": torch.tensor([7])})
+    assert not is_finite({"a": ordinary, "b": torch.cat([ordinary, torch.tensor([value], dtype=dtype)])})

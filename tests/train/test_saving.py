@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -107,3 +109,29 @@ def test_a_disk_that_takes_nothing_stops_the_run_before_its_first_step(
     with pytest.raises(FileNotFoundError):
         train(make_job(), state, Checkpoints(tmp_path / "gone"), [], StopRequest())
     assert state.step == 0
+
+
+COUNT_THREADS = """
+import os, sys, torch
+from pathlib import Path
+from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.saving import Saver
+torch.set_num_threads(2)
+tensors = {"model/a": torch.ones(1000, 64, 8, 8), "best/b": torch.ones(1000, 64, 8, 8)}
+tensors["model/a"] = tensors["model/a"].to(memory_format=torch.channels_last)
+tensors["model/c"] = tensors["model/a"].bfloat16()
+state = Checkpoint(tensors, {"best": {"epoch": 1, "step": 1}, "keep": True})
+torch.ones(1000, 1000).mul_(2)
+before = len(os.listdir("/proc/self/task"))
+with Saver(Checkpoints(Path(sys.argv[1])), []) as saver:
+    saver.save(1, state)
+    saver.wait()
+    print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
+def test_saving_shares_no_torch_operation_between_threads(tmp_path: Path) -> None:
+    """A second team of OpenMP threads would make training on all cores take twice as long."""
+    command = [sys.executable, "-c", COUNT_THREADS, str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "1"
