@@ -1,0 +1,1 @@
+"""The population engine: many models of one architecture trained together."""
