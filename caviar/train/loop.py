@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
@@ -19,7 +20,7 @@ from caviar.nn.regularise import Regularizer
 from caviar.optim import Plateau, clip_gradients, needs_closure, second_order_step, set_learning_rate, set_momentum
 from caviar.optim.lists import Number
 from caviar.train.batching import batch_bounds
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.evaluate import PerExampleLoss, Prepare, evaluate
 from caviar.train.saving import Saver
 from caviar.train.state import Metric, State, improves, pack, remember_best
