@@ -20,6 +20,7 @@ import caviar
 from caviar.core import checkpoint, files, store
 from caviar.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from caviar.core.runs import list_runs
+from caviar.train import checkpoints
 from caviar.workflow import execute, observers
 from tests.workflow.faulty import cli, content, interrupted, iris, kinds, signal_at
 
