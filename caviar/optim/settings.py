@@ -1,10 +1,12 @@
-"""What a recipe says about the update rule: the section [optimizer]; and of [schedule], whose settings stand beside."""
+"""What a recipe says about the update rule: the section [optimizer]; of [schedule] and [average] the names."""
 
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from caviar.core.settings import Auto, Settings
+from caviar.optim.average_settings import AverageSettings as AverageSettings
+from caviar.optim.average_settings import NoAverageSettings as NoAverageSettings
 from caviar.optim.schedule_settings import ConstantSettings as ConstantSettings
 from caviar.optim.schedule_settings import CosineSettings as CosineSettings
 from caviar.optim.schedule_settings import ScheduleSettings as ScheduleSettings
@@ -278,3 +280,6 @@ OPTIMIZERS: dict[str, str] = described(OptimizerSettings)
 
 SCHEDULES: dict[str, str] = described(ScheduleSettings)
 """Every schedule's name in a recipe, with one line about it."""
+
+AVERAGES: dict[str, str] = described(AverageSettings)
+"""Every running average of the weights by its name in a recipe, with one line about it."""

@@ -9,15 +9,14 @@ from caviar.bundle import Bundle, Manifest
 from caviar.bundle.predict import report_for
 from caviar.core.jsonable import jsonable
 from caviar.train.evaluate import outputs_of
-from caviar.train.loop import Job
+from caviar.train.loop import Job, judged_model
 from caviar.train.state import State
 from caviar.workflow.plan import Plan
 
 
 def finish(plan: Plan, job: Job, state: State) -> Bundle:
     """Put the best weights back, evaluate them on the test split, and make the bundle."""
-    if state.best.weights:
-        job.model.load_state_dict(state.best.weights)
+    job.model.load_state_dict(state.best.weights or judged_model(job).state_dict())
     job.model.eval()
     bundle = Bundle(_manifest(plan), plan.prepared.preprocess, job.model, plan.prepared.scaler)
     outputs = outputs_of(job.model, plan.prepared.examples["test"], job.prepare, job.device)
