@@ -15,6 +15,7 @@ from caviar.nn.dropout import (
     MonteCarlo,
     drop_connect,
     dropout,
+    has_dropout,
     monte_carlo_predict,
 )
 from caviar.nn.fans import fan_in_and_fan_out
@@ -103,6 +104,7 @@ __all__ = [
     "fold_batch_norm",
     "has_batch_norm",
     "has_convolutions",
+    "has_dropout",
     "hinge",
     "huber",
     "initialise",

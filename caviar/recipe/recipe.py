@@ -6,6 +6,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from caviar.augment.settings import AugmentSettings
+from caviar.bundle.settings import PredictionSettings
 from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
 from caviar.core.settings import Settings
@@ -77,6 +78,8 @@ class Recipe(Settings):
     """which average of the weights is judged and handed over: none, ema or swa"""
     training: TrainingSettings = TrainingSettings()
     """how long, in what portions, and when to stop"""
+    prediction: PredictionSettings = PredictionSettings()
+    """what is averaged for one prediction, on the test split and later from the bundle"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 
