@@ -15,7 +15,7 @@ class PredictionSettings(Settings):
     zoom: Annotated[float, Field(gt=1, le=4)] = 1.125
     """for ten_crop: how much pictures are enlarged before windows of their own size are cut out"""
     monte_carlo: NoneWord | Annotated[int, Field(ge=2, le=10_000)] = "none"
-    """passes averaged with dropout switched on (Gal and Ghahramani, 2016), which also give a deviation; 50 is usual"""
+    """passes with dropout on, averaged (Gal and Ghahramani, 2016); they give a deviation too; 50 is usual"""
 
 
 VIEWS = {

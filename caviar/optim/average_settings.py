@@ -18,7 +18,7 @@ class NoAverageSettings(Settings):
 
 
 class EMASettings(Settings):
-    """Exponential moving average of the weights, which dev judges and the run hands over in their place."""
+    """Exponential moving average of the weights; like every average, what dev judges and the bundle holds."""
 
     name: Literal["ema"] = "ema"
     """the average's name"""
@@ -31,7 +31,7 @@ class EMASettings(Settings):
 
 
 class SWASettings(Settings):
-    """Stochastic weight averaging: the plain mean of the weights after each late epoch (Izmailov et al., 2018)."""
+    """Stochastic weight averaging: the mean of the weights after each late epoch (Izmailov et al., 2018)."""
 
     name: Literal["swa"] = "swa"
     """the average's name"""

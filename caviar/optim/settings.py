@@ -117,7 +117,7 @@ class NAdamSettings(Settings):
 
 
 class RAdamSettings(Settings):
-    """RAdam (Liu et al., 2020): Adam rectified while little is known of the squares, so that it needs no warm-up."""
+    """RAdam (Liu et al., 2020): Adam held back while little is known of the squares; needs no warm-up."""
 
     name: Literal["radam"] = "radam"
     """the update rule's name"""
@@ -151,7 +151,7 @@ class RangerSettings(Settings):
 
 
 class LookaheadSettings(Settings):
-    """Lookahead (Zhang et al., 2019) around another rule: slow weights follow its fast ones every few steps."""
+    """Lookahead (Zhang et al., 2019) around another rule: slow weights follow its fast ones."""
 
     name: Literal["lookahead"] = "lookahead"
     """the update rule's name"""
@@ -168,7 +168,7 @@ class LookaheadSettings(Settings):
 
 
 class LionSettings(Settings):
-    """Lion (Chen et al., 2023): every weight moves by the learning rate, along the sign of a mean gradient."""
+    """Lion (Chen et al., 2023): every weight moves by the learning rate, by the sign of a mean gradient."""
 
     name: Literal["lion"] = "lion"
     """the update rule's name"""
@@ -181,7 +181,7 @@ class LionSettings(Settings):
 
 
 class MuonSettings(Settings):
-    """Muon (Jordan et al., 2024): orthogonalised momentum for hidden weights; the rest by AdamW at the same rate."""
+    """Muon (Jordan et al., 2024): orthogonalised momentum for hidden weights, AdamW for the rest."""
 
     name: Literal["muon"] = "muon"
     """the update rule's name"""
