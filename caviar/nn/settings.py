@@ -46,7 +46,7 @@ class MLPSettings(Settings):
     norm: Literal["none", "batch", "layer"] = "batch"
     """none, batch or layer normalisation before each activation"""
     dropout: Auto | Rate = "auto"
-    """share of hidden units dropped while training (0 to below 1); auto: from the number of training rows"""
+    """share of hidden units dropped while training (0 to below 1); auto: from the number of rows"""
     dropout_form: DropoutForm = "inverted"
     """inverted; classic (scales at test time); alpha (for selu); dropconnect (drops weights, not units)"""
     init: InitName = "auto"
