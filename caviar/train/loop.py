@@ -16,18 +16,30 @@ from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment, Observer
 from caviar.core.seeds import epoch_order, generator_for
+from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
-from caviar.optim import Plateau, clip_gradients, needs_closure, second_order_step, set_learning_rate, set_momentum
+from caviar.optim import (
+    Averaging,
+    Plateau,
+    clip_gradients,
+    needs_closure,
+    second_order_step,
+    set_learning_rate,
+    set_momentum,
+)
 from caviar.optim.lists import Number
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoints
-from caviar.train.evaluate import PerExampleLoss, Prepare, evaluate
+from caviar.train.evaluate import EVALUATION_BATCH, PerExampleLoss, Prepare, evaluate
 from caviar.train.saving import Saver
 from caviar.train.state import Metric, State, improves, pack, remember_best
 
 MID_EPOCH_FACTOR = 6
 MID_EPOCH_SECONDS = 1.0
 """In a long epoch, save when the last checkpoint is older than factor * `checkpoint_seconds` + seconds."""
+
+RECALIBRATION_EXAMPLES = 20_000
+"""The most that an average's batch norms see: a channel's mean is then known to a hundredth of its deviation."""
 
 EXPLODED = 1e6
 """An epoch whose mean loss is so many times its first batch's loss (at least 1) has diverged, finite or not."""
@@ -42,6 +54,7 @@ class Job:
     augment: what stored inputs and targets of a training batch go through before, drawing from the generator; or None.
     schedule: learning rate at a step counted from 0; momentum: the same for momentum, where it moves.
     patience, clip_norm: None for never. regularizer: adds penalties to gradients and keeps weights within limits.
+    average: of the weights; once begun, it is what dev judges and the run hands over.
     """
 
     model: nn.Module
@@ -67,6 +80,7 @@ class Job:
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
     momentum: Callable[[int], Number] | None = None
     regularizer: Regularizer | None = None
+    average: Averaging | None = None
 
 
 @dataclass
@@ -132,6 +146,8 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
             state.losses.append(detached)
             state.batch += 1
             state.step += 1
+            if job.average is not None:
+                job.average.after_step(job.model, state.step)
             moment = Moment(state.step, state.epoch, state.batch, len(bounds))
             for observer in observers:
                 observer.on_step(moment, detached)
@@ -168,7 +184,8 @@ def _forward(job: Job, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses: Tensor) -> EpochFacts:
     """Evaluate dev, update the best so far, move the state to the start of the next epoch."""
-    dev = evaluate(job.model, job.dev, job.prepare, job.loss_per_example, job.task, job.device)
+    model = judged_model(job)
+    dev = evaluate(model, job.dev, job.prepare, job.loss_per_example, job.task, job.device)
     sizes = torch.tensor([end - start for start, end in bounds], dtype=torch.float64)
     train_loss = float((losses.double() * sizes).sum() / sizes.sum())
     name = "accuracy" if job.task == "classification" else "r2"
@@ -177,8 +194,9 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
     better = improves(value, state.best, job.metric)
     if better:
         state.best.epoch, state.best.step, state.best.value = state.epoch, state.step, value
-        remember_best(state.best, job.model)
-    state.waited = 0 if better else state.waited + 1
+        remember_best(state.best, model)
+    waits = job.average is None or job.average.begun  # patience cannot run out before the average that was asked for
+    state.waited = state.waited + 1 if waits and not better else 0
     facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better)
     if isinstance(job.schedule, Plateau):
         job.schedule.observe(value)
@@ -186,6 +204,22 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
     state.epoch += 1
     state.batch, state.losses = 0, []
     return facts
+
+
+def judged_model(job: Job) -> nn.Module:
+    """Return what dev judges and the run hands over: the average of the weights once there is one, or the model.
+
+    Batch norms of an average need statistics of their own: taken anew over training examples, not augmented, that
+    follow from the seed alone, and mixed, because stored order may go class by class.
+    """
+    if job.average is None or not job.average.begun:
+        return job.model
+    model = job.average.average.model
+    if keeps_statistics(model):
+        rows = _order(job, 0)[:RECALIBRATION_EXAMPLES]
+        bounds = batch_bounds(len(rows), min(EVALUATION_BATCH, len(rows)), merge_single=True)
+        recalibrate(model, (job.prepare(_gather(job, rows[start:end])[0]) for start, end in bounds))
+    return model
 
 
 def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
@@ -211,7 +245,8 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
 
 
 def _packed(job: Job, state: State, *, keep: bool = False) -> Checkpoint:
-    return pack(state, job.model, job.optimizer, job.device, keep=keep)
+    average = None if job.average is None else job.average.average
+    return pack(state, job.model, job.optimizer, job.device, average, keep=keep)
 
 
 def _order(job: Job, epoch: int) -> Tensor:

@@ -16,7 +16,7 @@ from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
 from caviar.nn import build_loss, build_regularizer, has_batch_norm
-from caviar.optim import build_momentum_schedule, build_optimizer, build_schedule, momentum_of
+from caviar.optim import build_averaging, build_momentum_schedule, build_optimizer, build_schedule, momentum_of
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoints
@@ -85,7 +85,8 @@ def _train(
     job = build_job(plan)
     folder.checkpoints.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
-    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device)
+    average = None if job.average is None else job.average.average
+    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device, average)
     store.delete_after(-1 if start is None else state.step)
     if start is not None:
         start.tensors.clear()  # they have been copied: a second state need not stay in memory
@@ -154,6 +155,7 @@ def build_job(plan: Plan) -> Job:
         seed=recipe.seed,
         augment=plan.prepared.augment,
         regularizer=build_regularizer(recipe.regularization, plan.model),
+        average=build_averaging(recipe.average, plan.model, epochs, per_epoch),
     )
 
 

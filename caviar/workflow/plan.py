@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from caviar.bundle.forward import check_prediction
 from caviar.core.columns import Task
 from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
@@ -172,6 +173,7 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
             adapt_model(recipe.model, model, prepared.prepare(_example(prepared, device, ROWS_TO_ADAPT_TO)))
     else:
         _check_foreign(model, example, raw.task, outputs)
+    check_prediction(recipe.prediction, raw.kind, model)
     batch_size = recipe.training.batch_size
     assert isinstance(batch_size, int)
     build_optimizer(recipe.optimizer, model)  # refuses a model that the rule is not for
