@@ -13,7 +13,7 @@ from torch.nn.utils import get_total_norm
 from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
-from caviar.core.observer import EpochFacts, Moment, Observer
+from caviar.core.observer import EpochFacts, InsideObserver, Moment, Observer
 from caviar.core.seeds import epoch_order, generator_for
 from caviar.nn.regularise import Regularizer
 from caviar.optim import Plateau, clip_gradients, needs_closure, second_order_step, set_learning_rate, set_momentum
@@ -96,6 +96,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
     network = torch.compile(job.model) if job.compile else job.model
     autocast = _autocast(job)
     second_order = needs_closure(job.optimizer)
+    inside = [observer for observer in observers if isinstance(observer, InsideObserver)]
     if isinstance(job.schedule, Plateau) and state.schedule:
         job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
@@ -116,6 +117,9 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            for watcher in inside:
+                if watcher.looking:
+                    watcher.on_gradients()
             if job.regularizer is not None:
                 job.regularizer.add_gradients()
             if job.clip_norm is not None:
@@ -178,7 +182,7 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
         state.best.epoch, state.best.step, state.best.value = state.epoch, state.step, value
         remember_best(state.best, job.model)
     state.waited = 0 if better else state.waited + 1
-    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better)
+    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better, dev.confusion)
     if isinstance(job.schedule, Plateau):
         job.schedule.observe(value)
         state.schedule = job.schedule.state()
