@@ -14,7 +14,7 @@ from caviar.core.checkpoint import Checkpoint
 from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
-from caviar.core.observer import EpochFacts, Moment, Observer
+from caviar.core.observer import EpochFacts, InsideObserver, Moment, Observer
 from caviar.core.seeds import epoch_order, generator_for
 from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
@@ -111,6 +111,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
     network = torch.compile(job.model) if job.compile else job.model
     autocast = _autocast(job)
     second_order = needs_closure(job.optimizer)
+    inside = [observer for observer in observers if isinstance(observer, InsideObserver)]
     if isinstance(job.schedule, Plateau) and state.schedule:
         job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
@@ -131,6 +132,9 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            for watcher in inside:
+                if watcher.looking:
+                    watcher.on_gradients()
             if job.regularizer is not None:
                 job.regularizer.add_gradients()
             if job.clip_norm is not None:
@@ -197,7 +201,7 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
         remember_best(state.best, model)
     waits = job.average is None or job.average.begun  # patience cannot run out before the average that was asked for
     state.waited = state.waited + 1 if waits and not better else 0
-    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better)
+    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better, dev.confusion)
     if isinstance(job.schedule, Plateau):
         job.schedule.observe(value)
         state.schedule = job.schedule.state()
