@@ -15,7 +15,7 @@ from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, InsideObserver, Moment, Observer
-from caviar.core.seeds import epoch_order, generator_for
+from caviar.core.seeds import generator_for
 from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
 from caviar.optim import (
@@ -28,7 +28,7 @@ from caviar.optim import (
     set_momentum,
 )
 from caviar.optim.lists import Number
-from caviar.train.batching import batch_bounds
+from caviar.train.batching import batch_bounds, epoch_rows, gather
 from caviar.train.checkpoints import Checkpoints
 from caviar.train.evaluate import EVALUATION_BATCH, PerExampleLoss, Prepare, evaluate
 from caviar.train.saving import Saver
@@ -117,13 +117,13 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
 
     while not _is_over(job, state):
-        order = _order(job, state.epoch)
+        order = epoch_rows(job.train, job.seed, state.epoch)
         job.model.train()
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
             if job.momentum is not None:
                 set_momentum(job.optimizer, job.momentum(state.step))
-            inputs, targets = _gather(job, order[start:end])
+            inputs, targets = gather(job.train, job.device, order[start:end])
             if job.augment is not None:
                 generator = generator_for(job.seed, "augment", state.epoch, state.batch)
                 inputs, targets = job.augment(inputs, targets, generator)
@@ -220,9 +220,9 @@ def judged_model(job: Job) -> nn.Module:
         return job.model
     model = job.average.average.model
     if keeps_statistics(model):
-        rows = _order(job, 0)[:RECALIBRATION_EXAMPLES]
+        rows = epoch_rows(job.train, job.seed, 0)[:RECALIBRATION_EXAMPLES]
         bounds = batch_bounds(len(rows), min(EVALUATION_BATCH, len(rows)), merge_single=True)
-        recalibrate(model, (job.prepare(_gather(job, rows[start:end])[0]) for start, end in bounds))
+        recalibrate(model, (job.prepare(gather(job.train, job.device, rows[start:end])[0]) for start, end in bounds))
     return model
 
 
@@ -251,22 +251,6 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
 def _packed(job: Job, state: State, *, keep: bool = False) -> Checkpoint:
     average = None if job.average is None else job.average.average
     return pack(state, job.model, job.optimizer, job.device, average, keep=keep)
-
-
-def _order(job: Job, epoch: int) -> Tensor:
-    """The stored rows in this epoch's order, on the device that holds the inputs."""
-    order = epoch_order(job.seed, epoch, len(job.train))
-    if job.train.rows is not None:
-        order = job.train.rows.cpu().index_select(0, order)
-    return order.to(job.train.inputs.device)
-
-
-def _gather(job: Job, rows: Tensor) -> tuple[Tensor, Tensor]:
-    inputs = job.train.inputs.index_select(0, rows)
-    targets = job.train.targets.index_select(0, rows)
-    if inputs.device == job.device:
-        return inputs, targets
-    return inputs.to(job.device, non_blocking=True), targets.to(job.device, non_blocking=True)
 
 
 @contextlib.contextmanager
