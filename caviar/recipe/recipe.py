@@ -28,6 +28,7 @@ from caviar.optim.settings import (
     OptimizerSettings,
     ScheduleSettings,
 )
+from caviar.population.settings import PopulationSettings
 from caviar.preprocess.settings import PreprocessSettings
 from caviar.recipe.values import plain_value, strict_value
 from caviar.train.settings import TrainingSettings
@@ -80,6 +81,8 @@ class Recipe(Settings):
     """how long, in what portions, and when to stop"""
     prediction: PredictionSettings = PredictionSettings()
     """what is averaged for one prediction, on the test split and later from the bundle"""
+    population: PopulationSettings = PopulationSettings()
+    """how many models train at once, and in what they differ"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 
