@@ -18,6 +18,7 @@ from caviar.core.seeds import epoch_order, generator_for
 from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
 from caviar.optim import (
+    AveragedModel,
     Averaging,
     Plateau,
     clip_gradients,
@@ -80,6 +81,11 @@ class Job:
     momentum: Callable[[int], Number] | None = None
     regularizer: Regularizer | None = None
     average: Averaging | None = None
+
+    @property
+    def averaged_model(self) -> AveragedModel | None:
+        """The average itself, without when it is taken."""
+        return None if self.average is None else self.average.average
 
 
 @dataclass
@@ -244,8 +250,7 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
 
 
 def _packed(job: Job, state: State, *, keep: bool = False) -> Checkpoint:
-    average = None if job.average is None else job.average.average
-    return pack(state, job.model, job.optimizer, job.device, average, keep=keep)
+    return pack(state, job.model, job.optimizer, job.device, job.averaged_model, keep=keep)
 
 
 def _order(job: Job, epoch: int) -> Tensor:
