@@ -19,12 +19,12 @@ from caviar.bundle.manifest import (
     manifest_from_json,
     manifest_to_json,
 )
+from caviar.core.checkpoint import separate
 from caviar.core.errors import InputError, nearest
 from caviar.core.files import atomic_folder, digest_file, write_atomic, write_json
 from caviar.nn.build import build_model, lay_out_model
 from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.preprocess import TargetScaler, rebuild
-from caviar.train.checkpoints import separate
 from caviar.train.state import check_weights, load_weights
 
 if TYPE_CHECKING:

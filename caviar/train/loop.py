@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
-from caviar.core.observer import EpochFacts, Moment, Observer
-from caviar.core.seeds import epoch_order, generator_for
+from caviar.core.observer import EpochFacts, InsideObserver, Moment, Observer
+from caviar.core.seeds import generator_for
 from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
 from caviar.optim import (
@@ -28,8 +29,8 @@ from caviar.optim import (
     set_momentum,
 )
 from caviar.optim.lists import Number
-from caviar.train.batching import batch_bounds
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.batching import batch_bounds, epoch_rows, gather
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.evaluate import EVALUATION_BATCH, PerExampleLoss, Prepare, evaluate
 from caviar.train.saving import Saver
 from caviar.train.state import Metric, State, improves, pack, remember_best
@@ -116,18 +117,19 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
     network = torch.compile(job.model) if job.compile else job.model
     autocast = _autocast(job)
     second_order = needs_closure(job.optimizer)
+    inside = [observer for observer in observers if isinstance(observer, InsideObserver)]
     if isinstance(job.schedule, Plateau) and state.schedule:
         job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
 
     while not _is_over(job, state):
-        order = _order(job, state.epoch)
+        order = epoch_rows(job.train, job.seed, state.epoch)
         job.model.train()
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
             if job.momentum is not None:
                 set_momentum(job.optimizer, job.momentum(state.step))
-            inputs, targets = _gather(job, order[start:end])
+            inputs, targets = gather(job.train, job.device, order[start:end])
             if job.augment is not None:
                 generator = generator_for(job.seed, "augment", state.epoch, state.batch)
                 inputs, targets = job.augment(inputs, targets, generator)
@@ -136,6 +138,9 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            for watcher in inside:
+                if watcher.looking:
+                    watcher.on_gradients()
             if job.regularizer is not None:
                 job.regularizer.add_gradients()
             if job.clip_norm is not None:
@@ -202,7 +207,7 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
         remember_best(state.best, model)
     waits = job.average is None or job.average.begun  # patience cannot run out before the average that was asked for
     state.waited = state.waited + 1 if waits and not better else 0
-    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better)
+    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better, dev.confusion)
     if isinstance(job.schedule, Plateau):
         job.schedule.observe(value)
         state.schedule = job.schedule.state()
@@ -221,9 +226,9 @@ def judged_model(job: Job) -> nn.Module:
         return job.model
     model = job.average.average.model
     if keeps_statistics(model):
-        rows = _order(job, 0)[:RECALIBRATION_EXAMPLES]
+        rows = epoch_rows(job.train, job.seed, 0)[:RECALIBRATION_EXAMPLES]
         bounds = batch_bounds(len(rows), min(EVALUATION_BATCH, len(rows)), merge_single=True)
-        recalibrate(model, (job.prepare(_gather(job, rows[start:end])[0]) for start, end in bounds))
+        recalibrate(model, (job.prepare(gather(job.train, job.device, rows[start:end])[0]) for start, end in bounds))
     return model
 
 
@@ -251,22 +256,6 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
 
 def _packed(job: Job, state: State, *, keep: bool = False) -> Checkpoint:
     return pack(state, job.model, job.optimizer, job.device, job.averaged_model, keep=keep)
-
-
-def _order(job: Job, epoch: int) -> Tensor:
-    """The stored rows in this epoch's order, on the device that holds the inputs."""
-    order = epoch_order(job.seed, epoch, len(job.train))
-    if job.train.rows is not None:
-        order = job.train.rows.cpu().index_select(0, order)
-    return order.to(job.train.inputs.device)
-
-
-def _gather(job: Job, rows: Tensor) -> tuple[Tensor, Tensor]:
-    inputs = job.train.inputs.index_select(0, rows)
-    targets = job.train.targets.index_select(0, rows)
-    if inputs.device == job.device:
-        return inputs, targets
-    return inputs.to(job.device, non_blocking=True), targets.to(job.device, non_blocking=True)
 
 
 @contextlib.contextmanager

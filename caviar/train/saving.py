@@ -9,8 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.observer import Observer
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.checkpoints import Checkpoints
 
 
 class Saver:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import InputError
 from caviar.optim import AveragedModel
 from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
-from caviar.train.checkpoints import Checkpoint
 
 Metric = Literal["loss", "accuracy", "r2"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import CaviarError, DivergedError, InputError, Interrupted, RunError
 from caviar.core.jsonable import jsonable
 from caviar.core.runs import OwnedRun, RunFolder
@@ -18,7 +19,7 @@ from caviar.nn import build_loss, build_regularizer, has_batch_norm
 from caviar.optim import build_averaging, build_momentum_schedule, build_optimizer, build_schedule, momentum_of
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest, isolated_randomness
 from caviar.train.loop import train as run_loop
 from caviar.train.state import State, unpack

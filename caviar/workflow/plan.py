@@ -225,7 +225,8 @@ def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
 
 def _example(prepared: Prepared, device: torch.device, count: int = 2) -> torch.Tensor:
     train = prepared.examples["train"]
-    spread = torch.linspace(0, len(train) - 1, min(count, len(train))).long()  # stored order may go class by class
+    # Spread, as the stored order may go class by class; in float64, as float32 rounds row numbers above 2**24.
+    spread = torch.linspace(0, len(train) - 1, min(count, len(train)), dtype=torch.float64).long()
     rows = spread if train.rows is None else train.rows.cpu()[spread].long()
     return train.inputs.index_select(0, rows.to(train.inputs.device)).to(device)
 

@@ -70,6 +70,19 @@ def reading_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
+@contextlib.contextmanager
+def checking_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback (done, total, what is next) that draws a bar on a terminal."""
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield update
+
+
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:

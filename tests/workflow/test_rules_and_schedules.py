@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import caviar
+from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError
 from caviar.recipe import from_dict
-from caviar.train.checkpoints import Checkpoints, read_checkpoint
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import StopRequest, isolated_randomness, judged_model, train
 from caviar.train.state import State, unpack
 from caviar.workflow.execute import build_job
