@@ -85,8 +85,8 @@ def _time_axis(axes: _Axes, steps_per_epoch: int) -> list[str]:
 
 
 def _ticks(top: float) -> list[float]:
-    """Return about five round numbers from 0 to `top`."""
-    raw = top / 5
+    """Return some four to seven round numbers from 0 to `top`."""
+    raw = top / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999) * power
     return [round(index * step, 12) for index in range(int(top / step + 1e-9) + 1)]
