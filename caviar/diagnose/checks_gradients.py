@@ -1,5 +1,6 @@
 """Checks of the gradients: right, arriving at every parameter, and held by the optimiser."""
 
+import copy
 import math
 from typing import Any, Final
 
@@ -20,8 +21,11 @@ STEEP: Final = 1e4
 """Gradients of the second and the last weights this many times apart vanish, or explode, on their way."""
 FRESH_ROWS: Final = 8
 """A weight of fewer rows or columns is too small to be called fresh or learned."""
-FRESH_SPREAD: Final = 3.0
-"""Random weights keep within so many times the spread that chance gives them."""
+MOST_ROWS: Final = 512
+STANDS_OUT: Final = 1.1
+"""A singular value so many times the largest of random weights has been learned."""
+FITS: Final = 1.95
+"""Largest distance of two distribution functions, times the root of the number of entries, that chance makes."""
 
 
 def check_numeric(subject: Subject) -> Outcome:
@@ -34,8 +38,9 @@ def check_numeric(subject: Subject) -> Outcome:
     if narrow := _not_double(subject):
         return skipped(f"{narrow} computes in less than float64, which hides the differences.")
     samples = max(1, min(10, EVALUATIONS // (2 * trainable)))
+    loss = copy.deepcopy(setup.loss).double() if isinstance(setup.loss, nn.Module) else setup.loss
     pair, training = (batch.inputs, batch.targets), len(batch) > 1
-    report = check_gradients(setup.fresh(), pair, setup.loss, samples=samples, seed=setup.seed, training=training)
+    report = check_gradients(setup.fresh(), pair, loss, samples=samples, seed=setup.seed, training=training)
     worst = report.worst
     numbers = {
         "worst_parameter": worst.name,
@@ -119,21 +124,30 @@ def check_frozen(subject: Subject) -> Outcome:
 
 
 def _is_fresh(weight: Tensor) -> bool:
-    """Whether a weight looks drawn at random, all units alike: training makes some units much larger than others.
+    """Whether a weight looks drawn at random: uniform, normal or cut normal, and no direction that stands out.
 
-    The lengths of n units drawn with k weights each spread by about 1 / sqrt(2 k) of their mean.
+    Training adds a few strong directions. The largest singular value of n rows of k random entries with standard
+    deviation s is about s (sqrt(n) + sqrt(k)) (Marchenko and Pastur, 1967).
     """
     if weight.dim() < 2 or len(weight) < FRESH_ROWS or weight[0].numel() < FRESH_ROWS:
         return False
-    rows = weight.double().flatten(1)
-    lengths = rows.norm(dim=1)
-    if float(lengths.mean()) == 0.0:
+    rows = weight.double().flatten(1)[:MOST_ROWS, :MOST_ROWS]
+    entries = rows.flatten().sort().values
+    if float(entries[0]) == float(entries[-1]):
         return True
-    spread = float(lengths.std() / lengths.mean())
-    kurtosis = float(((rows - rows.mean()) ** 4).mean() / rows.var(correction=0).clamp_min(1e-300) ** 2)
-    random = spread < FRESH_SPREAD / math.sqrt(2 * rows.shape[1]) and kurtosis < 3.5
-    aligned = float(rows.mean(0).norm() / lengths.mean())
-    return random and aligned < FRESH_SPREAD / math.sqrt(len(rows))
+    edge = float(entries.std()) * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
+    if float(torch.linalg.matrix_norm(rows, 2)) > STANDS_OUT * edge:
+        return False
+    size = float(torch.maximum(-entries[0], entries[-1])) * (1 + 1 / len(entries))
+    normal = torch.special.ndtr((entries - entries.mean()) / entries.std())
+    cut, low = torch.special.ndtr(2 * entries / size), float(torch.special.ndtr(torch.tensor(-2.0)))  # at two sigma
+    return any(map(_fits, ((entries / size + 1) / 2, normal, (cut - low) / (1 - 2 * low))))
+
+
+def _fits(shares: Tensor) -> bool:
+    """Whether sorted numbers are uniform from 0 to 1, by the test of Kolmogorov and Smirnov at about 0.1%."""
+    ranks = torch.arange(1, len(shares) + 1, dtype=torch.float64, device=shares.device) / len(shares)
+    return float((ranks - shares).abs().max()) * math.sqrt(len(shares)) < FITS
 
 
 def check_held(subject: Subject) -> Outcome:

@@ -189,6 +189,8 @@ def check_rows(subject: Subject) -> Outcome:
     shapes: dict[str, Any] = {"outputs": list(outputs.shape), "targets": list(targets.shape)}
     generator = generator_for(subject.setup.seed, "rows")
     draw = torch.randn(outputs.shape, generator=generator).to(outputs)
+    if targets.is_floating_point():  # numbers of their size: else what differs between targets is lost in rounding
+        draw = draw * targets.std(correction=0) + targets.mean()
     if subject.kind in ("probabilities", "log_probabilities"):
         draw = outputs + 0.01 * draw if subject.kind == "log_probabilities" else draw.sigmoid()
     order = torch.randperm(len(targets), generator=generator).to(targets.device)

@@ -21,7 +21,9 @@ EXPLODED: Final = 2.0
 """A loss so many times both the first one and that of knowing nothing has exploded."""
 WORTH: Final = 0.1
 """Share of what there is to learn that the best rate must learn for anything to be said of the others."""
-POOR: Final = 0.1
+UNMOVED: Final = 0.03
+"""Share of what there is to learn that a hundred times the rate must make a difference of."""
+POOR: Final = 0.2
 """A rate that learns less than this share of what the best one learns is not of its order."""
 
 
@@ -52,9 +54,8 @@ def check_rate(subject: Subject) -> Outcome:
     }
     best = max(learned, key=lambda factor: learned[factor])
     numbers = {"learning_rate": rate, "loss_by_factor": reached, "best_factor": best, "knowing_nothing": constant}
-    here = learned[1.0]
     exploded = not math.isfinite(reached[1.0]) or reached[1.0] > EXPLODED * max(subject.start, constant)
-    if exploded or (best < 1 and here < POOR * learned[best] and learned[best] > WORTH):
+    if exploded or (best <= 0.01 and _outdone(learned, best, 0.1)):
         lower = min(best, 0.1)
         beside = f"; at {rate * lower:.1g} it is {reached[lower]:.3g}" if lower in reached else ""
         return failed(
@@ -62,16 +63,28 @@ def check_rate(subject: Subject) -> Outcome:
             f"Begin near {rate * lower:.1g} (caviar find-lr finds a range).",
             **numbers,
         )
-    too_low = best >= 100 and max(here, learned.get(10.0, here)) < 2 * POOR * learned[best] and learned[best] > WORTH
-    if too_low:
+    if (best >= 100 and _outdone(learned, best, 10.0)) or (_unmoved(learned) and subject.tiny.by_heart):
+        best = max(best, 100.0)
         return failed(
             f"learning rate {rate:.3g} is too low: after {STEPS} steps the loss is {reached[1.0]:.3g}; at "
-            f"{rate * best:.1g} it is {reached[best]:.3g}.",
+            f"{rate * best:.1g} it is {reached.get(best, math.nan):.3g}.",
             f"Begin near {rate * best / 3:.1g} (caviar find-lr finds a range).",
             **numbers,
         )
     words = f"{rate:.3g}: after {STEPS} steps the loss is {reached[1.0]:.3g}; the best of all is {rate * best:.2g}."
     return passed(words, **numbers)
+
+
+def _outdone(learned: dict[float, float], best: float, towards: float) -> bool:
+    """Whether the best rate learns much that neither the given one does nor one ten times nearer to the best."""
+    near = max(learned[1.0], learned.get(towards, learned[1.0]))
+    return learned[best] > WORTH and near < POOR * learned[best]
+
+
+def _unmoved(learned: dict[float, float]) -> bool:
+    """Whether up to a hundred times the rate nothing is learned, and nothing breaks."""
+    shares = [learned.get(factor, -math.inf) for factor in (1.0, 10.0, 100.0)]
+    return max(shares) < WORTH and max(shares) - min(shares) < UNMOVED
 
 
 def _try(subject: Subject, factor: float, deadline: float) -> float | None:

@@ -35,7 +35,7 @@ def check_repeats(subject: Subject) -> Outcome:
     numbers: dict[str, Any] = {f"{name}_in_train": share for name, share in shares.items()}
     numbers["train_repeats"] = usual
     worst = max(shares, key=lambda name: shares[name])
-    if shares[worst] > REPEATED + 2 * usual:
+    if shares[worst] > REPEATED + 2 * usual and repeats[worst][0] >= EACH:
         return failed(
             f"{shares[worst]:.1%} of the {worst} rows stand in train as well ({usual:.1%} of train's rows repeat).",
             "Split before rows are repeated, resampled or augmented, and keep all rows of one subject on one side "

@@ -16,7 +16,7 @@ SATURATED: Final = 0.5
 """Share of the outputs of sigmoid, tanh and their like that may lie where the slope is below 0.01."""
 FADED: Final = 1e-4
 """How much of the inputs' spread over the examples must arrive at the last layers."""
-SWOLLEN: Final = 1e4
+SWOLLEN: Final = 1e3
 EXAMPLES: Final = 16
 SATURATING: Final = ("Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Softsign", "LogSigmoid")
 NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

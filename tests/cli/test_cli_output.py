@@ -56,6 +56,7 @@ COMMANDS = {
     "train prices": ["train", "prices.csv", "--target", "price", "--epochs", "1"],
     "train resume": ["train", "--resume", "runs/table"],
     "recipe": ["recipe", "t.csv", "--target", "label"],
+    "check": ["check", "t.csv", "--target", "label"],
     "evaluate table": ["evaluate", "runs/table/bundle", "test.csv"],
     "evaluate prices": ["evaluate", "runs/prices", "prices.csv"],
     "evaluate arrays": ["evaluate", "runs/arrays/bundle", "xy.npz"],
