@@ -199,45 +199,45 @@ def column_regression(loss: Callable[..., Tensor]) -> Case:
 
 
 DATA: dict[str, tuple[str, Callable[[], Case]]] = {
-    "nan in a row": ("DATA-FINITE", lambda: Case(mlp([64, 64, 10]), changed(digits(), some_nan), ce)),
+    "nan in a row": ("NUM002", lambda: Case(mlp([64, 64, 10]), changed(digits(), some_nan), ce)),
     "nan in a target": (
-        "DATA-FINITE",
+        "NUM002",
         lambda: Case(mlp([10, 32, 1]), changed(sample("diabetes"), targets=some_nan), functional.mse_loss),
     ),
-    "pixels to 255": ("DATA-SCALE", lambda: Case(mlp([64, 64, 10]), raw_digits(), ce)),
+    "pixels to 255": ("DATA002", lambda: Case(mlp([64, 64, 10]), raw_digits(), ce)),
     "one raw column": (
-        "DATA-SCALE",
+        "DATA002",
         lambda: Case(mlp([64, 64, 10]), changed(digits(), one_large), ce),
     ),
-    "not centred": ("DATA-SCALE", lambda: Case(mlp([64, 64, 10]), changed(digits(), lambda x: x / 20 + 1), ce)),
-    "divided twice": ("DATA-SCALE", lambda: Case(conv(), changed(pictures(), lambda x: x / 255), ce)),
-    "all the same": ("DATA-SCALE", lambda: Case(mlp([64, 64, 10]), changed(digits(), torch.ones_like), ce)),
-    "overflow": ("DATA-OVERFLOW", lambda: Case(conv_24(), wrapped_pictures(), ce)),
+    "not centred": ("DATA002", lambda: Case(mlp([64, 64, 10]), changed(digits(), lambda x: x / 20 + 1), ce)),
+    "divided twice": ("DATA002", lambda: Case(conv(), changed(pictures(), lambda x: x / 255), ce)),
+    "all the same": ("DATA002", lambda: Case(mlp([64, 64, 10]), changed(digits(), torch.ones_like), ce)),
+    "overflow": ("DATA010", lambda: Case(conv_24(), wrapped_pictures(), ce)),
     "raw target": (
-        "DATA-TARGET",
+        "DATA012",
         lambda: Case(
             mlp([10, 32, 1]), changed(sample("diabetes"), targets=lambda y: (y * 1e5 + 2e5).unsqueeze(1)), nn.MSELoss()
         ),
     ),
-    "one class": ("DATA-TARGET", lambda: Case(mlp([64, 64, 10]), changed(digits(), targets=torch.zeros_like), ce)),
+    "one class": ("DATA101", lambda: Case(mlp([64, 64, 10]), changed(digits(), targets=torch.zeros_like), ce)),
     "most classes missing": (
-        "DATA-TARGET",
+        "DATA101",
         lambda: Case(mlp([64, 64, 10]), changed(digits(), targets=lambda y: y // 5), ce),
     ),
     "rare class": (
-        "DATA-BALANCE",
+        "DATA102",
         lambda: Case(mlp([64, 64, 2]), changed(digits(), targets=one_in_fifty), ce),
     ),
-    "dev in train": ("DATA-REPEATS", overlapping),
-    "target among the inputs": ("DATA-LEAK", leaky_column),
+    "dev in train": ("DATA103", overlapping),
+    "target among the inputs": ("DATA104", leaky_column),
     "label among the inputs": (
-        "DATA-LEAK",
+        "DATA104",
         lambda: Case(
             mlp([65, 64, 10]), (torch.cat([digits()[0], digits()[1].float().unsqueeze(1) / 10], 1), digits()[1]), ce
         ),
     ),
-    "dev from elsewhere": ("DATA-SHIFT", elsewhere),
-    "dev of other classes": ("DATA-SHIFT", other_classes),
+    "dev from elsewhere": ("DATA004", elsewhere),
+    "dev of other classes": ("DATA005", other_classes),
 }  # fmt: skip
 
 
@@ -247,98 +247,102 @@ def conv_24() -> nn.Sequential:
 
 LOSS: dict[str, tuple[str, Callable[[], Case]]] = {
     "large last layer": (
-        "LOSS-START",
+        "INIT001",
         lambda: Case(initialised(mlp([64, 64, 10]), lambda p: p.mul_(20)), digits(), ce),
     ),
     "log of 0": (
-        "LOSS-START",
+        "INIT001",
         lambda: Case(mlp([64, 64, 10]), digits(), lambda z, y: -(0 * z).log().gather(1, y[:, None]).mean()),
     ),
-    "softmax twice": ("LOSS-OUTPUT", lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Softmax(1)), digits(), ce)),
+    "softmax twice": ("NUM003", lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Softmax(1)), digits(), ce)),
     "softmax over the batch": (
-        "LOSS-OUTPUT",
+        "NUM004",
         lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Softmax(0)), digits(), ce),
     ),
-    "relu before the loss": ("LOSS-OUTPUT", lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.ReLU()), digits(), ce)),
+    "relu before the loss": ("NUM003", lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.ReLU()), digits(), ce)),
     "sigmoid before softmax": (
-        "LOSS-OUTPUT",
+        "NUM003",
         lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Sigmoid()), digits(), ce),
     ),
     "sigmoid twice": (
-        "LOSS-OUTPUT",
+        "NUM003",
         lambda: Case(
             nn.Sequential(*mlp([64, 64, 1]), nn.Sigmoid(), nn.Flatten(0)), halves(), nn.BCEWithLogitsLoss()
         ),
     ),
-    "no log softmax": ("LOSS-OUTPUT", lambda: Case(mlp([64, 64, 10]), digits(), nn.NLLLoss())),
+    "no log softmax": ("NUM101", lambda: Case(mlp([64, 64, 10]), digits(), nn.NLLLoss())),
     "softmax without log": (
-        "LOSS-OUTPUT",
+        "NUM101",
         lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Softmax(1)), digits(), nn.NLLLoss()),
     ),
     "bounded regression": (
-        "LOSS-OUTPUT",
+        "NUM101",
         lambda: Case(nn.Sequential(*mlp([10, 32, 1]), nn.Sigmoid(), nn.Flatten(0)), sample("diabetes"), nn.MSELoss()),
     ),
-    "broadcast": ("LOSS-ROWS", lambda: column_regression(functional.mse_loss)),
-    "broadcast by hand": ("LOSS-ROWS", lambda: column_regression(lambda z, y: (z - y).square().mean())),
-    "penalty without gradient": ("REG-PENALTY", lambda: with_penalty(lambda m: 1e-3 * squares(m).detach())),
-    "penalty with a wrong sign": ("REG-PENALTY", lambda: with_penalty(lambda m: -1e-3 * squares(m))),
-    "penalty that falls": ("REG-PENALTY", lambda: with_penalty(lambda m: 1 / squares(m))),
-    "penalty that drowns": ("REG-PENALTY", lambda: with_penalty(lambda m: 10.0 * squares(m))),
+    "broadcast": ("NUM007", lambda: column_regression(functional.mse_loss)),
+    "broadcast by hand": ("NUM007", lambda: column_regression(lambda z, y: (z - y).square().mean())),
+    "penalty without gradient": ("REG101", lambda: with_penalty(lambda m: 1e-3 * squares(m).detach())),
+    "penalty with a wrong sign": ("REG101", lambda: with_penalty(lambda m: -1e-3 * squares(m))),
+    "penalty that falls": ("REG101", lambda: with_penalty(lambda m: 1 / squares(m))),
+    "penalty that drowns": ("REG002", lambda: with_penalty(lambda m: 10.0 * squares(m))),
 }  # fmt: skip
 
 MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
     "tiny weights": (
-        "INIT-SIGNAL",
+        "INIT004",
         lambda: Case(initialised(mlp([64, 64, 64, 10]), lambda p: p.mul_(0.01)), digits(), ce),
     ),
     "huge weights": (
-        "INIT-SIGNAL",
+        "INIT004",
         lambda: Case(initialised(mlp([64, 64, 64, 10]), lambda p: p.mul_(50)), digits(), ce),
     ),
-    "sigmoids ten deep": ("GRAD-DEPTH", lambda: Case(mlp([64] + [32] * 10 + [10], nn.Sigmoid), digits(), ce)),
+    "sigmoids ten deep": ("GRAD001", lambda: Case(mlp([64] + [32] * 10 + [10], nn.Sigmoid), digits(), ce)),
+    "exploding": (
+        "GRAD002",
+        lambda: Case(initialised(mlp([64] + [32] * 10 + [10]), lambda p: p.mul_(16)), digits(), ce),
+    ),
     "dead units": (
-        "INIT-DEAD",
+        "INIT005",
         lambda: Case(initialised(mlp([64, 64, 10]), lambda p: p.sub_(5) if p.dim() == 1 else p), digits(), ce),
     ),
     "saturated tanh": (
-        "INIT-SATURATED",
+        "INIT006",
         lambda: Case(initialised(mlp([64, 64, 64, 10], nn.Tanh), lambda p: p.normal_()), digits(), ce),
     ),
-    "zero weights": ("INIT-SYMMETRY", lambda: Case(initialised(mlp([64, 64, 10]), nn.init.zeros_), digits(), ce)),
+    "zero weights": ("INIT002", lambda: Case(initialised(mlp([64, 64, 10]), nn.init.zeros_), digits(), ce)),
     "constant weights": (
-        "INIT-SYMMETRY",
+        "INIT002",
         lambda: Case(initialised(mlp([64, 64, 10]), lambda p: nn.init.constant_(p, 0.02)), digits(), ce),
     ),
     "wrong backward": (
-        "GRAD-WRONG",
+        "GRAD101",
         lambda: Case(Wrapped(mlp([64, 64, 10]), lambda m, x: m[2](WrongSquare.apply(m[0](x)))), digits(), ce),
     ),
     "detached half": (
-        "GRAD-WRONG",
+        "GRAD101",
         lambda: Case(
             Wrapped(mlp([64, 64, 10]), lambda m, x: m[2](m[1](m[0](x)) + 2 * m[1](m[0](x)).detach())), digits(), ce
         ),
     ),
-    "detached": ("GRAD-MISSING", lambda: Case(Wrapped(mlp([64, 64, 10]), two_halves), digits(), ce)),
+    "detached": ("GRAD003", lambda: Case(Wrapped(mlp([64, 64, 10]), two_halves), digits(), ce)),
     "unused": (
-        "GRAD-MISSING",
+        "GRAD003",
         lambda: Case(Wrapped(mlp([64, 64, 64, 10]), lambda m, x: m[4](m[1](m[0](x)))), digits(), ce),
     ),
-    "nothing trainable": ("GRAD-MISSING", lambda: Case(mlp([64, 64, 10]).requires_grad_(False), digits(), ce)),
-    "frozen": ("GRAD-FROZEN", frozen_fresh),
-    "head frozen": ("GRAD-FROZEN", frozen_after_transfer),
-    "optimizer holds old weights": ("GRAD-HELD", stale_optimizer),
+    "nothing trainable": ("GRAD003", lambda: Case(mlp([64, 64, 10]).requires_grad_(False), digits(), ce)),
+    "frozen": ("GRAD008", frozen_fresh),
+    "head frozen": ("GRAD008", frozen_after_transfer),
+    "optimizer holds old weights": ("GRAD007", stale_optimizer),
     "optimizer lacks the rest": (
-        "GRAD-HELD",
+        "GRAD007",
         half_held,
     ),
     "softmax over examples": (
-        "NORM-LEAK",
+        "NORM101",
         lambda: Case(Wrapped(mlp([64, 64, 10]), lambda m, x: m[2](m[0](x).softmax(0))), digits(), ce),
     ),
     "attention over examples": (
-        "NORM-LEAK",
+        "NORM101",
         lambda: Case(
             Wrapped(
                 nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16, 0.0), nn.Linear(64, 10)]),
@@ -349,11 +353,11 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
         ),
     ),
     "view mixes the batch": (
-        "NORM-LEAK",
+        "NORM101",
         lambda: Case(Wrapped(mlp([64, 64, 10]), lambda m, x: m(x.T.reshape(len(x), 64))), digits(), ce),
     ),
     "batch norm without averages": (
-        "NORM-LEAK",
+        "NORM101",
         lambda: Case(
             normed(track_running_stats=False),
             digits(),
@@ -361,19 +365,19 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
         ),
     ),
     "dropout never off": (
-        "NORM-EVALUATION",
+        "NORM102",
         lambda: Case(Wrapped(mlp([64, 64, 10]), lambda m, x: m(functional.dropout(x, 0.3))), digits(), ce),
     ),
     "dropout without scale": (
-        "NORM-MODES",
+        "NORM004",
         lambda: Case(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), Unscaled(), nn.Linear(64, 10)), digits(), ce),
     ),
     "norm in training only": (
-        "NORM-MODES",
+        "NORM004",
         lambda: Case(nn.Sequential(nn.Linear(64, 64), WrongNorm(), nn.ReLU(), nn.Linear(64, 10)), digits(), ce),
     ),
     "momentum the wrong way round": (
-        "NORM-MODES",
+        "NORM002",
         lambda: Case(
             normed(momentum=0.99),
             digits(),
@@ -381,7 +385,7 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
         ),
     ),
     "bias before batch norm": (
-        "NORM-BIAS",
+        "NORM103",
         lambda: Case(
             nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)),
             pictures(),
@@ -389,7 +393,7 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
         ),
     ),
     "dropout before batch norm": (
-        "NORM-DROPOUT",
+        "NORM104",
         lambda: Case(
             nn.Sequential(
                 nn.Linear(64, 32, bias=False), nn.Dropout(0.5), nn.ReLU(), nn.BatchNorm1d(32), nn.Linear(32, 10)
@@ -399,41 +403,41 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
         ),
     ),
     "batch of one": (
-        "NORM-SINGLE",
+        "NORM003",
         lambda: Case(mlp([64, 64, 10], norm=True), (digits()[0][:1281], digits()[1][:1281]), ce, {"batch_size": 64}),
     ),
 }  # fmt: skip
 
 FIT: dict[str, tuple[str, Callable[[], Case]]] = {
     "two units": (
-        "FIT-TINY",
+        "FIT101",
         lambda: Case(Wrapped(mlp([64, 64, 10]), lambda m, x: m(x.mean(1, keepdim=True).expand(-1, 64))), digits(), ce),
     ),
     "nothing learned": (
-        "FIT-TINY",
+        "FIT101",
         lambda: Case(Wrapped(mlp([64, 64, 10]), lambda m, x: m(x * 0)), digits(), ce),
     ),
     "labels apart from inputs": (
-        "FIT-INPUTS",
+        "DATA001",
         lambda: Case(mlp([64, 64, 10]), changed(digits(), targets=lambda y: y.roll(7)), ce),
     ),
     "targets sorted": (
-        "FIT-INPUTS",
+        "DATA001",
         lambda: Case(
             mlp([10, 32, 1]), changed(sample("diabetes"), targets=lambda y: y.roll(1).unsqueeze(1)), nn.MSELoss()
         ),
     ),
-    "answers known": ("FIT-LABELS", knows_the_answers),
+    "answers known": ("DATA105", knows_the_answers),
     "augmentation turns all round": (
-        "FIT-AUGMENT",
+        "DATA014",
         lambda: Case(mlp([64, 64, 10]), digits(), ce, {"augment": turned}),
     ),
-    "rate too high": ("LR-ORDER", lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), adam, lr=3.0)),
-    "rate too low": ("LR-ORDER", lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), adam, lr=1e-6)),
-    "sgd too high": ("LR-ORDER", lambda: with_optimizer(Case(conv(norm=False), pictures(), ce), sgd, lr=50.0)),
-    "sgd too low": ("LR-ORDER", lambda: with_optimizer(Case(conv(norm=False), pictures(), ce), sgd, lr=1e-5)),
-    "attention too high": ("LR-ORDER", lambda: with_optimizer(Case(Attention(), digits(), ce), adam, lr=1.0)),
-    "lstm too low": ("LR-ORDER", lambda: with_optimizer(Case(Recurrent(), digits(), ce), adam, lr=1e-6)),
+    "rate too high": ("LR002", lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), adam, lr=3.0)),
+    "rate too low": ("LR001", lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), adam, lr=1e-6)),
+    "sgd too high": ("LR002", lambda: with_optimizer(Case(conv(norm=False), pictures(), ce), sgd, lr=50.0)),
+    "sgd too low": ("LR001", lambda: with_optimizer(Case(conv(norm=False), pictures(), ce), sgd, lr=1e-5)),
+    "attention too high": ("LR002", lambda: with_optimizer(Case(Attention(), digits(), ce), adam, lr=1.0)),
+    "lstm too low": ("LR001", lambda: with_optimizer(Case(Recurrent(), digits(), ce), adam, lr=1e-6)),
 }  # fmt: skip
 
 BROKEN = DATA | LOSS | MODEL | FIT

@@ -101,7 +101,7 @@ FORMS: dict[str, Any] = {
 @pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
 def test_forms_of_data(make: Any) -> None:
     torch.manual_seed(0)
-    slow = ["FIT-TINY", "FIT-INPUTS", "FIT-LABELS", "GRAD-WRONG"]
+    slow = ["FIT101", "DATA001", "DATA105", "GRAD101"]
     report = caviar.check(mlp([64, 64, 10]), make(), CE, mute=slow, **QUICK)
     assert report.ok, str(report)
 
@@ -110,7 +110,7 @@ def test_a_loader_tells_its_batch_size() -> None:
     torch.manual_seed(0)
     data = TensorDataset(*(part[:129] for part in digits()))
     model = mlp([64, 64, 10], norm=True)
-    others = [each.code for each in caviar.check(model, data, CE, **QUICK).results if each.code != "NORM-SINGLE"]
+    others = [each.code for each in caviar.check(model, data, CE, **QUICK).results if each.code != "NORM003"]
     found = caviar.check(model, DataLoader(data, batch_size=64), CE, mute=others, **QUICK)
     dropped = caviar.check(model, DataLoader(data, batch_size=64, drop_last=True), CE, mute=others, **QUICK)
     assert [found.results[0].status, dropped.results[0].status] == ["fail", "pass"]
@@ -123,38 +123,38 @@ def test_a_loss_that_reaches_into_the_users_model_leaves_no_gradient_there() -> 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return CE(outputs, targets) + 1e-4 * sum((p.square().sum() for p in model.parameters()), torch.zeros(()))
 
-    assert caviar.check(model, digits(), loss, **QUICK).result("FIT-TINY").status == "pass"
+    assert caviar.check(model, digits(), loss, **QUICK).result("FIT101").status == "pass"
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_muted_checks_do_not_run() -> None:
-    report = caviar.check(mlp([64, 64, 10]), digits(), CE, mute=["FIT-TINY", "DATA-SCALE"], **QUICK)
-    assert not {"FIT-TINY", "DATA-SCALE"} & {each.code for each in report.results}
-    with pytest.raises(InputError, match="Did you mean 'FIT-TINY'"):
-        caviar.check(mlp([64, 64, 10]), digits(), CE, mute=["FIT-TIMY"], **QUICK)
+    report = caviar.check(mlp([64, 64, 10]), digits(), CE, mute=["FIT101", "DATA002"], **QUICK)
+    assert not {"FIT101", "DATA002"} & {each.code for each in report.results}
+    with pytest.raises(InputError, match="Did you mean 'FIT101'"):
+        caviar.check(mlp([64, 64, 10]), digits(), CE, mute=["FIT1O1"], **QUICK)
     with pytest.raises(InputError, match="unknown check"):
-        report.result("FIT-TINY")
+        report.result("FIT101")
 
 
 def test_recipes_frames_and_modules_of_ones_own() -> None:
     own = caviar.check(table(400), target="label", progress=False)
-    assert own.result("GRAD-HELD").status == "pass"
+    assert own.result("GRAD007").status == "pass"
     raw = parts(digits())[0]
     module = caviar.check(mlp([64, 64, 10]), (raw[0].numpy(), raw[1].numpy()), **QUICK)
-    assert module.result("LOSS-OUTPUT").numbers["loss_takes"] == "logits"
+    assert module.result("NUM003").numbers["loss_takes"] == "logits"
     high = caviar.check("sample:digits", settings={"optimizer.learning_rate": 100.0}, **QUICK)
-    assert [each.code for each in high.failed] == ["LR-ORDER"]
+    assert [each.code for each in high.failed] == ["LR002"]
     penalised = caviar.check("sample:iris", settings={"regularization.l2": 1e-3}, **QUICK)
-    assert penalised.result("REG-PENALTY").status == "pass"
+    assert penalised.result("REG101").status == "pass"
     drowned = caviar.check("sample:iris", settings={"regularization.l2": 1e3}, **QUICK)
-    assert drowned.result("REG-PENALTY").status == "fail"
+    assert drowned.result("REG002").status == "fail"
 
 
 def test_augmentation_of_a_recipe_is_looked_at() -> None:
     mild = caviar.check("sample:digits-pictures", settings={"augment.crop_padding": 1}, **QUICK)
-    assert mild.result("FIT-AUGMENT").status == "pass", str(mild)
+    assert mild.result("DATA014").status == "pass", str(mild)
     wild = {"augment.rotate": 180.0, "augment.flip": 0.5}
-    assert caviar.check("sample:digits-pictures", settings=wild, **QUICK).result("FIT-AUGMENT").status == "fail"
+    assert caviar.check("sample:digits-pictures", settings=wild, **QUICK).result("DATA014").status == "fail"
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -206,5 +206,5 @@ def test_a_check_that_cannot_run_is_skipped_with_its_reason() -> None:
             return out
 
     torch.manual_seed(0)
-    result = caviar.check(Stubborn(), digits(), CE, **QUICK).result("FIT-TINY")
+    result = caviar.check(Stubborn(), digits(), CE, **QUICK).result("FIT101")
     assert (result.status, result.words) == ("skipped", "the check could not run: RuntimeError: not twenty")
