@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from caviar.diagnose import CheckReport
     from caviar.recipe.names import Family
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
@@ -21,6 +22,7 @@ REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
 BLOCKS_WIDTH = 72
 MAX_LAYERS = 30
+STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
 def notes_console(*, quiet: bool) -> Console:
@@ -115,6 +117,19 @@ def _decisions(plan: "Plan") -> list[str]:
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"
     rule = f"{recipe.optimizer.name} from {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
     return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
+
+
+def check_tables(report: "CheckReport") -> list[Table | str]:
+    """Return the table of all checks, then what to try where one failed."""
+    table = _table("check", "what", "result", "evidence", left=4)
+    for each in report.results:
+        table.add_row(each.code, each.title, Text(each.status, STYLES[each.status]), each.words)
+    counts = report.to_dict()
+    seconds = sum(each.seconds for each in report.results)
+    total = f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped in {seconds:.0f} s."
+    if report.ok:
+        return [table, "", total]
+    return [table, "", total, "What to try:", *(f"  {each.code}: {each.remedy}" for each in report.failed)]
 
 
 def report_tables(report: dict[str, Any]) -> list[Table | str]:

@@ -57,6 +57,7 @@ COMMANDS = {
     "train resume": ["train", "--resume", "runs/table"],
     "recipe": ["recipe", "t.csv", "--target", "label"],
     "names": ["recipe", "--list"],
+    "check": ["check", "t.csv", "--target", "label"],
     "evaluate table": ["evaluate", "runs/table/bundle", "test.csv"],
     "evaluate prices": ["evaluate", "runs/prices", "prices.csv"],
     "evaluate arrays": ["evaluate", "runs/arrays/bundle", "xy.npz"],
