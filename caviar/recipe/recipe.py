@@ -10,6 +10,7 @@ from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
 from caviar.core.settings import Settings
 from caviar.data.settings import DataSettings, SplitSettings
+from caviar.diagnose.settings import WatchSettings
 from caviar.nn.settings import (
     AutoLossSettings,
     CodeSettings,
@@ -73,6 +74,8 @@ class Recipe(Settings):
     """how the learning rate moves: constant, cosine, step, plateau, ..."""
     training: TrainingSettings = TrainingSettings()
     """how long, in what portions, and when to stop"""
+    watch: WatchSettings = WatchSettings()
+    """what is measured while training, and who reads it; it never changes the result"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 
