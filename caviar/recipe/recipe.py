@@ -11,6 +11,7 @@ from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
 from caviar.core.settings import Settings
 from caviar.data.settings import DataSettings, SplitSettings
+from caviar.diagnose.settings import WatchSettings
 from caviar.nn.settings import (
     AutoLossSettings,
     CodeSettings,
@@ -83,6 +84,8 @@ class Recipe(Settings):
     """what is averaged for one prediction, on the test split and later from the bundle"""
     population: PopulationSettings = PopulationSettings()
     """how many models train at once, and in what they differ"""
+    watch: WatchSettings = WatchSettings()
+    """what is measured while training, and who reads it; it never changes the result"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 

@@ -28,6 +28,7 @@ from caviar.workflow.observers import ProgressBar, Recorder, RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.run import Run
 from caviar.workflow.signals import stop_on_signals
+from caviar.workflow.watching import watch
 
 
 def execute(
@@ -91,16 +92,19 @@ def _train(
         start.tensors.clear()  # they have been copied: a second state need not stay in memory
     store.add_event(state.step, "resumed" if resumed else "started")
     folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
-    recorder = Recorder(store, folder, log)
-    try:
-        with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
-            done = run_loop(job, state, checkpoints, [recorder, bar], stop)
-    except Exception as error:
-        with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
-            recorder.flush()
-            store.add_event(state.step, "failed", error=_reason(error))
-        raise
+    with contextlib.closing(watch(plan, job, store, state.step, console)) as watched:
+        recorder = Recorder(store, folder, log, watcher=watched.watcher, findings=watched.live, losses=watched.losses)
+        try:
+            with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
+                done = run_loop(job, state, checkpoints, [recorder, *watched.observers, bar], stop)
+        except Exception as error:
+            with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
+                recorder.flush()
+                store.add_event(state.step, "failed", error=_reason(error))
+                folder.write_summary(findings=watched.findings(failed=True))
+            raise
     recorder.on_save(state.step)
+    folder.write_summary(findings=watched.findings(finished=done))
     if not done:
         store.add_event(state.step, "interrupted")
         folder.write_summary(status="interrupted")

@@ -35,7 +35,12 @@ _ALL = (
     Quantity("noise_scale", "run", "look", "examples in a batch whose gradient noise equals the signal"),
     Quantity("activation_mean", "layer", "look", "mean over the batch of what an activation gives"),
     Quantity("activation_std", "layer", "look", "standard deviation over the batch of what an activation gives"),
-    Quantity("dead", "layer", "look", "share of units (channels) of a rectifier that are 0 for the whole batch"),
+    Quantity(
+        "dead",
+        "layer",
+        "look",
+        "share of units (channels) of a rectifier that were 0 for 256 examples, over some looks",
+    ),
     Quantity("saturated", "layer", "look", "share of values where the slope of tanh or sigmoid is below 0.01"),
     Quantity("norm_mean_lag", "layer", "look", "mean over channels of |batch mean - running mean| / running std"),
     Quantity("norm_variance_lag", "layer", "look", "mean over channels of |log(batch variance / running variance)|"),

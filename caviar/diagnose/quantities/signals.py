@@ -20,6 +20,9 @@ from caviar.nn.probe import first_tensor
 MOST_VALUES = 1 << 20
 """Of a larger activation only the first examples of the batch are looked at."""
 
+ENOUGH_EXAMPLES, MOST_LOOKS = 256, 8
+"""A unit of a rectifier is called dead when it was 0 for so many examples, over at most so many looks."""
+
 TANH_FLAT, SIGMOID_FLAT = 0.995, 0.01
 """Where the slope of tanh falls below 0.01, and that of the sigmoid to the same."""
 
@@ -36,6 +39,8 @@ class Signals:
         self._handles: list[RemovableHandle] = []
         self._found: dict[str, tuple[Tensor, Any]] = {}
         self._before: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._silent: dict[str, Tensor] = {}
+        self._num_looks = 0
         self._inputs: Tensor | None = None
         self._outputs: Tensor | None = None
         self.batch_size = 0
@@ -49,6 +54,7 @@ class Signals:
         self._clear()
         if not inside:
             return
+        self._num_looks += 1
         self._handles.append(self._model.register_forward_hook(self._leave))
         self._handles += [m.register_forward_hook(self._activation) for m in self._layout.activations]
         self._handles += [m.register_forward_pre_hook(self._entering) for m in self._layout.entering]
@@ -98,7 +104,19 @@ class Signals:
         while label in self._found:
             count += 1
             label = f"{name}:{count}"
-        self._found[label] = (_measure(values, kind), (kind, values.numel(), _num_units(values)))
+        measured, units = _measure(values, kind)
+        if kind == "rectified":
+            measured[2] = self._count_dead(label, units, len(values))
+        self._found[label] = (torch.stack(measured), (kind, values.numel(), units.numel()))
+
+    def _count_dead(self, label: str, units: Tensor, batch_size: int) -> Tensor:
+        """Count units that were silent over the last looks: a batch may just lack what a rare unit answers to."""
+        before = self._silent.get(label)
+        silent = units == 0
+        looks = silent.float() if before is None or len(before) != len(silent) else (before + 1) * silent
+        self._silent[label] = looks
+        needed = min(self._num_looks, MOST_LOOKS, -(-ENOUGH_EXAMPLES // max(batch_size, 1)))
+        return torch.count_nonzero(looks >= needed)
 
     def _norm_before(self, module: nn.Module, arguments: Any) -> None:  # noqa: ARG002
         if not (isinstance(module, _BatchNorm) and module.training and torch.is_grad_enabled()):
@@ -157,12 +175,8 @@ def _portion(values: Tensor) -> Tensor:
     return values[: max(2, MOST_VALUES // per_example)]
 
 
-def _num_units(values: Tensor) -> int:
-    return int(values.shape[1 if values.dim() >= 4 else -1])
-
-
-def _measure(values: Tensor, kind: str) -> Tensor:
-    """Return mean, root of the sum of squares, and a count: of dead units, or of saturated values."""
+def _measure(values: Tensor, kind: str) -> tuple[list[Tensor], Tensor]:
+    """Return mean, root of the sum of squares and number of saturated values; and the mean of each unit."""
     values = values.float()
     others = tuple(i for i in range(values.dim()) if i != (1 if values.dim() >= 4 else values.dim() - 1))
     units = values.mean(dim=others)  # of a rectifier's outputs, 0 exactly where all are 0; far cheaper than a maximum
@@ -171,8 +185,8 @@ def _measure(values: Tensor, kind: str) -> Tensor:
     elif kind == "sigmoid":
         count = torch.count_nonzero(values * (1 - values) < SIGMOID_FLAT)
     else:
-        count = units.numel() - torch.count_nonzero(units)
-    return torch.stack([units.mean(), torch.linalg.vector_norm(values), count.float()])
+        count = torch.zeros((), device=values.device)
+    return [units.mean(), torch.linalg.vector_norm(values), count], units
 
 
 def _against_batch(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> Tensor:

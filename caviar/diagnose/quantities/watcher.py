@@ -21,7 +21,7 @@ from caviar.diagnose.quantities.updates import Updates
 TrainSample = Callable[[], Mapping[str, float]]
 """Evaluates a fixed sample of the training examples, as dev is evaluated: loss and metric by name."""
 
-SAMPLE_COST = 60
+SAMPLE_COST = 40
 """The training sample is evaluated once for so many times as many examples trained on: about 1% of the time."""
 
 
@@ -33,7 +33,8 @@ class Watcher:
     changed by it: no random number is drawn, no tensor written to. `close` takes the last hook away.
 
     inside: whether activations can be hooked (a compiled network does not run its modules). everything: look at the
-    outputs of layers with weights as well. train_sample: see `TrainSample`; sample_size: examples in it.
+    outputs of layers with weights as well. train_sample: see `TrainSample`; sample_size: examples in it;
+    last_epoch: the last one planned, after which it is evaluated in any case.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Watcher:
         everything: bool = False,
         train_sample: TrainSample | None = None,
         sample_size: int = 0,
+        last_epoch: int = 0,
     ) -> None:
         self._model, self._optimizer, self._schedule = model, optimizer, schedule
         self._trial, self._inside = trial, inside
@@ -56,7 +58,7 @@ class Watcher:
         self._pending = Pending()
         self._device = next((p.device for p in self.layout.parameters), torch.device("cpu"))
         self._clock = Clock(first_step)
-        self._train_sample, self._sample_size = train_sample, sample_size
+        self._train_sample, self._sample_size, self._last_epoch = train_sample, sample_size, last_epoch
         self._next_sample, self._batch_size = 0, 0
         self.looking = self._full = self._pair = self._seen = False
         self._early = self._first = False
@@ -92,7 +94,8 @@ class Watcher:
         moment = Moment(facts.step, facts.epoch, 0, 0)
         if facts.confusion is not None:
             self._pending.add_numbers(moment, read_confusion(facts.confusion))
-        if self._train_sample is not None and facts.step * max(self._batch_size, 1) >= self._next_sample:
+        trained_on = facts.step * max(self._batch_size, 1)
+        if self._train_sample is not None and (trained_on >= self._next_sample or facts.epoch == self._last_epoch):
             found = self._train_sample()
             numbers = {Key(f"evaluated_{name}" if name == "loss" else name): v for name, v in found.items()}
             for name, value in found.items():
@@ -101,7 +104,7 @@ class Watcher:
                     gap = dev - value if name == "loss" else value - dev
                     numbers[Key("loss_gap" if name == "loss" else "gap", split="")] = gap
             self._pending.add_numbers(moment, numbers)
-            self._next_sample = facts.step * max(self._batch_size, 1) + SAMPLE_COST * self._sample_size
+            self._next_sample = trained_on + SAMPLE_COST * self._sample_size
 
     def on_save(self, step: int) -> None:
         """Nothing to do: whoever drains writes."""
