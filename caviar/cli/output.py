@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and the JSON, with --json).")]
 ProductQuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result and errors.")]
+PredictionOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="prediction.KEY=VALUE", help="How to predict, such as prediction.views=flip."),
+]
 
 PLAIN_WIDTH = 120
 """Columns of tables where stdout is a file or a pipe."""

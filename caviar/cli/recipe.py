@@ -1,4 +1,8 @@
-"""caviar recipe: print the complete recipe that caviar would use."""
+"""caviar recipe: print the complete recipe that caviar would use, or the names that one can use."""
+
+from typing import Annotated
+
+import typer
 
 from caviar.cli.output import JsonFlag, Output, ProductQuietFlag
 from caviar.cli.train import (
@@ -22,6 +26,10 @@ def recipe(
     dev: DevOption = None,
     test: TestOption = None,
     device: DeviceOption = None,
+    list_names: Annotated[
+        bool,
+        typer.Option("--list", help="Print every name that a recipe can use, with one line each."),
+    ] = False,
     as_json: JsonFlag = False,
     quiet: ProductQuietFlag = False,
 ) -> None:
@@ -34,6 +42,9 @@ def recipe(
     from caviar.workflow.train import describe
 
     output = Output(as_json, quiet)
+    if list_names:
+        _list_names(output)
+        return
     if source is None:
         raise InputError("give a file, a folder, sample:digits or a recipe to complete.")
     sparse, _ = describe(source, target, dev, test)
@@ -44,3 +55,16 @@ def recipe(
         output.give("recipe", recipe=found.model_dump(), toml=dump(found))
     else:
         print(dump(found), end="")
+
+
+def _list_names(output: Output) -> None:
+    from caviar.recipe import FAMILIES
+    from caviar.workflow.show import names_tables
+
+    if not output.as_json:
+        Output(as_json=False, quiet=False).say(*names_tables(FAMILIES))
+    families = [
+        {"title": family.title, "key": family.key, "names": [name._asdict() for name in family.names]}
+        for family in FAMILIES
+    ]
+    output.give("recipe --list", families=families)

@@ -33,7 +33,14 @@ class EpochFacts:
     confusion: Tensor | None = field(default=None, compare=False)
 
 
-class Observer(Protocol):
+class SaveObserver(Protocol):
+    """Somebody who has to write something before a checkpoint is written."""
+
+    def on_save(self, step: int) -> None:
+        """Just before a checkpoint of `step` is written: whatever belongs to it must be on disk when this returns."""
+
+
+class Observer(SaveObserver, Protocol):
     """Somebody who wants to know: a progress bar, the record store, the live rules."""
 
     def on_step(self, moment: Moment, loss: Tensor) -> None:
@@ -41,9 +48,6 @@ class Observer(Protocol):
 
     def on_epoch(self, facts: EpochFacts) -> None:
         """After every epoch, once dev has been evaluated."""
-
-    def on_save(self, step: int) -> None:
-        """Just before a checkpoint of `step` is written: whatever belongs to it must be on disk when this returns."""
 
 
 @runtime_checkable

@@ -162,6 +162,11 @@ DROPOUTS: Final = (_DropoutNd, Dropout, DropConnectLinear)
 """Every kind of layer that drops something while training."""
 
 
+def has_dropout(model: nn.Module) -> bool:
+    """Say whether the model drops something while training."""
+    return any(isinstance(module, DROPOUTS) for module in model.modules())
+
+
 class MonteCarlo(NamedTuple):
     """What repeated predictions with dropout came to: their mean and standard deviation, each shaped as one output."""
 

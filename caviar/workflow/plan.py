@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from caviar.bundle.forward import check_prediction
 from caviar.core.columns import Task
 from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
@@ -172,6 +173,7 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
             adapt_model(recipe.model, model, prepared.prepare(_example(prepared, device, ROWS_TO_ADAPT_TO)))
     else:
         _check_foreign(model, example, raw.task, outputs)
+    check_prediction(recipe.prediction, raw.kind, model)
     batch_size = recipe.training.batch_size
     assert isinstance(batch_size, int)
     build_optimizer(recipe.optimizer, model)  # refuses a model that the rule is not for
@@ -223,7 +225,8 @@ def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
 
 def _example(prepared: Prepared, device: torch.device, count: int = 2) -> torch.Tensor:
     train = prepared.examples["train"]
-    spread = torch.linspace(0, len(train) - 1, min(count, len(train))).long()  # stored order may go class by class
+    # Spread, as the stored order may go class by class; in float64, as float32 rounds row numbers above 2**24.
+    spread = torch.linspace(0, len(train) - 1, min(count, len(train)), dtype=torch.float64).long()
     rows = spread if train.rows is None else train.rows.cpu()[spread].long()
     return train.inputs.index_select(0, rows.to(train.inputs.device)).to(device)
 

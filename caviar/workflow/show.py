@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.recipe.names import Family
+
 if TYPE_CHECKING:
     from caviar.workflow.plan import Plan
 
@@ -67,6 +69,19 @@ def reading_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
+@contextlib.contextmanager
+def checking_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback (done, total, what is next) that draws a bar on a terminal."""
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield update
+
+
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:
@@ -116,6 +131,24 @@ def report_tables(report: dict[str, Any]) -> list[Table | str]:
             f"rows ({confused['share']:.1%})."
         )
     return [*tables, ""]
+
+
+def names_tables(families: Iterable[Family]) -> list[Table | str]:
+    """Return a heading and a table, a line for each name, for every family of names."""
+    tables: list[Table | str] = []
+    for family in families:
+        said = f"{family.key} = ..." if "." in family.key else f"settings of [{family.key}]"
+        tables += [f"{family.title}: {said}" if family.key else family.title, _names_table(family), ""]
+    return [*tables, "Try one: caviar train sample:digits --set model.activation=gelu"]
+
+
+def _names_table(family: Family) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2), pad_edge=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in family.names:
+        table.add_row(name.name if family.key else name.setting.removesuffix("=VALUE"), name.summary.removesuffix("."))
+    return table
 
 
 def _table(*headings: str, left: int = 1) -> Table:

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 import caviar
+from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError
 from caviar.core.seeds import generator_for
 from caviar.recipe import from_dict
-from caviar.train.checkpoints import Checkpoints, read_checkpoint
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import StopRequest, isolated_randomness, train
 from caviar.train.state import State, unpack
 from caviar.workflow.execute import build_job
