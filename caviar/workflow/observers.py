@@ -92,7 +92,7 @@ class Recorder:
     def flush(self) -> None:
         """Write everything gathered so far."""
         measured = [] if self._watcher is None else self._watcher.drain()
-        looks = {record.step for record in measured}
+        looks = {record.step for record in measured if record.name == "weight_norm"}
         if self._losses:
             losses = torch.stack(self._losses).tolist()
             for moment, loss in zip(self._moments, losses, strict=True):

@@ -10,8 +10,12 @@ import torch
 from rich.console import Console
 
 from caviar.core.examples import Examples
+from caviar.core.files import write_json
 from caviar.core.findings import Finding, at_least
+from caviar.core.formats import FACTS
+from caviar.core.jsonable import jsonable
 from caviar.core.records import Record
+from caviar.core.runs import RunFolder
 from caviar.core.store import Store
 from caviar.diagnose.engine import Diagnosis, diagnose
 from caviar.diagnose.facts import Facts, facts_of
@@ -113,7 +117,9 @@ def build_watcher(plan: Plan, job: Job, first_step: int) -> Watcher | None:
     metric = "accuracy" if job.task == "classification" else "r2"
 
     def evaluate_sample() -> Mapping[str, float]:
-        found = evaluate(job.model, sample, job.prepare, job.loss_per_example, job.task, job.device)
+        average = job.average  # once begun, dev is judged by it
+        model = average.average.model if average is not None and average.begun else job.model
+        found = evaluate(model, sample, job.prepare, job.loss_per_example, job.task, job.device)
         return {"loss": found.loss, metric: found.metric}
 
     return Watcher(
@@ -126,6 +132,7 @@ def build_watcher(plan: Plan, job: Job, first_step: int) -> Watcher | None:
         train_sample=evaluate_sample,
         sample_size=len(sample),
         last_epoch=job.epochs,
+        batch_size=job.batch_size,
     )
 
 
@@ -157,11 +164,11 @@ class Watched:
             self.watcher.close()
 
 
-def watch(plan: Plan, job: Job, store: Store, first_step: int, console: Console) -> Watched:
+def watch(plan: Plan, job: Job, folder: RunFolder, store: Store, first_step: int, console: Console) -> Watched:
     """Set up what the recipe's section [watch] asks for, and write down what is known beforehand."""
     settings = plan.recipe.watch
     facts = facts_about(plan)
-    store.add_event(first_step, "facts", **facts.to_dict())
+    write_json(folder.facts, jsonable({"format": "caviar facts", "version": FACTS, **facts.to_dict()}), durable=False)
     if settings.quantities != "none":
         store.write(first_records(job))
     before = store.read(trial=0)

@@ -34,7 +34,7 @@ class Watcher:
 
     inside: whether activations can be hooked (a compiled network does not run its modules). everything: look at the
     outputs of layers with weights as well. train_sample: see `TrainSample`; sample_size: examples in it;
-    last_epoch: the last one planned, after which it is evaluated in any case.
+    last_epoch: the last one planned, after which it is evaluated in any case. batch_size: where it is known.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Watcher:
         train_sample: TrainSample | None = None,
         sample_size: int = 0,
         last_epoch: int = 0,
+        batch_size: int = 0,
     ) -> None:
         self._model, self._optimizer, self._schedule = model, optimizer, schedule
         self._trial, self._inside = trial, inside
@@ -59,7 +60,7 @@ class Watcher:
         self._device = next((p.device for p in self.layout.parameters), torch.device("cpu"))
         self._clock = Clock(first_step)
         self._train_sample, self._sample_size, self._last_epoch = train_sample, sample_size, last_epoch
-        self._next_sample, self._batch_size = 0, 0
+        self._batch_size = batch_size
         self.looking = self._full = self._pair = self._seen = False
         self._early = self._first = False
         self._facts: dict[Key, float] = {}
@@ -94,8 +95,7 @@ class Watcher:
         moment = Moment(facts.step, facts.epoch, 0, 0)
         if facts.confusion is not None:
             self._pending.add_numbers(moment, read_confusion(facts.confusion))
-        trained_on = facts.step * max(self._batch_size, 1)
-        if self._train_sample is not None and (trained_on >= self._next_sample or facts.epoch == self._last_epoch):
+        if self._train_sample is not None and self._is_sample_due(facts):
             found = self._train_sample()
             numbers = {Key(f"evaluated_{name}" if name == "loss" else name): v for name, v in found.items()}
             for name, value in found.items():
@@ -104,7 +104,12 @@ class Watcher:
                     gap = dev - value if name == "loss" else value - dev
                     numbers[Key("loss_gap" if name == "loss" else "gap", split="")] = gap
             self._pending.add_numbers(moment, numbers)
-            self._next_sample = trained_on + SAMPLE_COST * self._sample_size
+
+    def _is_sample_due(self, facts: EpochFacts) -> bool:
+        """Whether a multiple of the examples that one evaluation is worth was passed in this epoch."""
+        period = max(1, SAMPLE_COST * self._sample_size // max(self._batch_size, 1))
+        begin = facts.step - facts.step // facts.epoch
+        return facts.epoch in (1, self._last_epoch) or facts.step // period > begin // period
 
     def on_save(self, step: int) -> None:
         """Nothing to do: whoever drains writes."""
