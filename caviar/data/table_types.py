@@ -155,7 +155,10 @@ def as_category(name: str) -> str:
 
 
 class TextCounts(NamedTuple):
-    """What the values of a text column are: numbers, markers of missing values, other texts."""
+    """How many values of a text column are numbers, markers of missing values, other texts.
+
+    Rows are counted, or distinct values where not both numbers and other texts occur.
+    """
 
     numbers: int
     markers: int
@@ -165,6 +168,10 @@ class TextCounts(NamedTuple):
 def count_texts(series: pl.Series) -> TextCounts:
     """Count what a canonical text column holds, slice by slice so that memory stays bounded."""
     if _repeats(series):
+        values = distinct(series)
+        found = _count(values, pl.repeat(1, len(values), eager=True))
+        if not (found.numbers and found.texts):  # else it matters how many rows hold numbers
+            return found
         counts = value_counts(series)
         return _count(counts.to_series(0), counts[ROWS].cast(pl.Int64))
     pieces = [_count(piece, pl.repeat(1, len(piece), eager=True)) for piece in slices(series)]

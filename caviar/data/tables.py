@@ -28,6 +28,8 @@ from caviar.data.table_types import DTYPES, cast_expr, distinct, find_kind, refu
 
 __all__ = ["extra_columns", "open_table", "read_frame", "target_values", "typed_features"]
 
+THREADS = 2
+"""Columns looked at at a time: most of a look is one thread of Polars' at work."""
 KIND_OF: dict[pl.DataType, Kind] = {dtype: kind for kind, dtype in DTYPES.items()}
 
 
@@ -185,14 +187,17 @@ def _plan(names: list[str], settings: DataSettings, split: SplitSettings, origin
 
 def _casts(first: pl.DataFrame, plan: _Plan, origin: Origin) -> list[pl.Expr]:
     """Return the casts that bring each column to its kind."""
-    casts = []
-    for series in first.get_columns():
+
+    def cast(series: pl.Series) -> pl.Expr | None:
         name, dtype = series.name, series.dtype
         if dtype not in KIND_OF:
             raise refuse_type(series, origin)
-        if name not in plan.as_text:
-            casts.append(cast_expr(name, dtype, find_kind(series, origin, is_target=name == plan.target)))
-    return [cast for cast in casts if cast is not None]
+        if name in plan.as_text:
+            return None
+        return cast_expr(name, dtype, find_kind(series, origin, is_target=name == plan.target))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [found for found in pool.map(cast, first.get_columns()) if found is not None]
 
 
 def _checked(frame: pl.DataFrame, plan: _Plan, origin: Origin) -> TableProfile:

@@ -16,13 +16,14 @@ class Bucket:
     """Parameters of one type and device that have got their gradients together so far, and their state.
 
     slots: tensors shaped as the parameters, by name. numbers: what the whole bucket shares (a number or [members]).
-    step: updates so far, the present one included. members: length of the parameters' leading axis, or None.
+    step: updates so far, the present one included: a number, or [members] where some began
+    later. members: length of the parameters' leading axis, or None.
     """
 
     def __init__(self, params: Sequence[Tensor], members: int | None = None) -> None:
         self.params = list(params)
         self.members = members
-        self.step = 0
+        self.step: Number = 0
         self.slots: dict[str, Slot] = {}
         self.numbers: dict[str, Number] = {}
         self._scratch: dict[str, Slot] = {}

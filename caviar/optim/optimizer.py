@@ -135,7 +135,8 @@ class Optimizer(torch.optim.Optimizer):
                     part.copy_(state[name])
                 self.state[parameter][name] = part
         if STEP in before[0]:
-            bucket.step = int(before[0][STEP])
+            count = before[0][STEP]
+            bucket.step = count.double().clone() if count.dim() else int(count)
             for name in bucket.numbers:
                 value = before[0][name]
                 bucket.numbers[name] = value.clone() if value.dim() else float(value)
@@ -145,7 +146,7 @@ class Optimizer(torch.optim.Optimizer):
         """Write what buckets hold as Python numbers into the state of each parameter."""
         for buckets in self._buckets:
             for bucket in buckets:
-                numbers = {STEP: float(bucket.step), **bucket.numbers}
+                numbers = {STEP: bucket.step, **bucket.numbers}
                 for parameter in bucket.params:
                     for name, value in numbers.items():
                         self.state[parameter][name] = torch.as_tensor(value, dtype=torch.float64).clone()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from caviar.core.members import over_members
 from caviar.optim.bucket import Bucket
 from caviar.optim.direction import Direction, Term, add_to, scaled, value_of
 from caviar.optim.lists import (
@@ -258,8 +259,13 @@ def synchronise_slow_weights(period: int = 5, alpha: Number = 0.5) -> Piece:
         return direction
 
     def after(bucket: Bucket, values: Values) -> None:
-        if bucket.step % values["period"] == 0:
-            slow = bucket.slots["slow"]
+        due = bucket.step % values["period"] == 0
+        slow = bucket.slots["slow"]
+        if isinstance(due, Tensor):
+            mix_in(slow.parts, bucket.params, exact(values["slow_step"]) * due)
+            for parameter, part in zip(bucket.params, slow.parts, strict=True):
+                parameter.copy_(torch.where(torch.as_tensor(over_members(due, parameter)), part, parameter))
+        elif due:
             mix_in(slow.parts, bucket.params, exact(values["slow_step"]))
             torch._foreach_copy_(bucket.params, slow.parts)
 

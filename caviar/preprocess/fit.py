@@ -1,6 +1,7 @@
 """Fitting a table's preprocessing: a few passes over blocks of training rows, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +27,8 @@ MEDIAN_ROWS = 200_000
 """Medians that fill gaps are exact up to this many training rows; above, they are those of a sample of this many."""
 MEDIAN_COLUMNS = 32
 """Columns whose samples are in memory at a time: 256 MB."""
+MATRIX_CELLS = 1 << 22
+"""Numbers brought from Polars to NumPy at a time: 32 MB."""
 DISTINCT = 1_000_000
 """Counts of categories are exact up to this many different ones in a column; beyond, after each block, the rarest are
 forgotten down to this number."""
@@ -139,23 +142,29 @@ class _Survey:
     categories: dict[str, _Categories]
     rows: int = 0
 
+    def count(self, block: pl.DataFrame) -> None:
+        """Add a block's categories."""
+        for name, counts in self.categories.items():
+            counts.update(block[name])
+
 
 def _survey(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSettings) -> _Survey:
     numbers = [c.name for c in columns if c.kind != "categorical"]
     categories = {c.name: _Categories() for c in columns if c.kind == "categorical"}
     extremes = Extremes.of_width(len(numbers), skip_missing=True)
     found = _Survey(Moments.of_width(len(numbers)), extremes, categories)
-    for block in blocks():
-        check_columns(block, columns)
-        if settings.missing == "error":
-            refuse_missing(block, columns, found.rows)
-        for name, counts in found.categories.items():
-            counts.update(block[name])
-        for matrix in _matrices(block, numbers):
-            found.moments.update(matrix)
-            if settings.numeric == "minmax":
-                found.extremes.update(matrix)
-        found.rows += block.height
+    with ThreadPoolExecutor(1) as pool:
+        for block in blocks():
+            check_columns(block, columns)
+            if settings.missing == "error":
+                refuse_missing(block, columns, found.rows)
+            counted = pool.submit(found.count, block)
+            for matrix in _matrices(block, numbers):
+                found.moments.update(matrix)
+                if settings.numeric == "minmax":
+                    found.extremes.update(matrix)
+            counted.result()
+            found.rows += block.height
     if found.rows == 0:
         raise InputError("there are no training rows to fit the preprocessing on.")
     if not found.moments.finite.all():
@@ -164,10 +173,11 @@ def _survey(blocks: Blocks, columns: Sequence[Column], settings: PreprocessSetti
 
 
 def _matrices(block: pl.DataFrame, names: Sequence[str]) -> Iterator[NDArray[np.float64]]:
-    """Yield the columns `names` as small float64 matrices (rows, columns), NaN for missing."""
+    """Yield the columns `names` as float64 matrices (rows, columns) of bounded size, NaN for missing."""
     if names:
-        for part in block.select(names).iter_slices(max(1, CELLS // len(names))):
-            yield part.select([number_expression(name) for name in names]).to_numpy()
+        numbers = [number_expression(name) for name in names]
+        for part in block.select(names).iter_slices(max(1, MATRIX_CELLS // len(names))):
+            yield part.select(numbers).to_numpy()
 
 
 def _explain_overflow(blocks: Blocks, columns: Sequence[Column], names: Sequence[str]) -> None:

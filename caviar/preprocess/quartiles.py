@@ -21,7 +21,8 @@ def sample_rows(num_rows: int, size: int) -> NDArray[np.int64]:
     """Return sorted row numbers, one from each of `size` equal stretches of range(num_rows)."""
     generator = np.random.default_rng(derive_seed(0, "median sample"))
     places = np.arange(size) + generator.random(size)
-    return np.unique((places * (num_rows / size)).astype(np.int64).clip(max=num_rows - 1))
+    rows = (places * (num_rows / size)).astype(np.int64).clip(max=num_rows - 1)
+    return rows[np.diff(rows, prepend=-1) > 0]
 
 
 def quartiles(blocks: Callable[[], Iterable[NDArray[Any]]], num_rows: int, num_columns: int) -> Floats:

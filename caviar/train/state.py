@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import InputError
+from caviar.optim import AveragedModel
 from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
-from caviar.train.checkpoints import Checkpoint
 
 Metric = Literal["loss", "accuracy", "r2"]
 
@@ -60,14 +61,22 @@ def remember_best(best: Best, model: nn.Module) -> None:
 
 
 def pack(
-    state: State, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device, *, keep: bool
+    state: State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    average: AveragedModel | None = None,
+    *,
+    keep: bool,
 ) -> Checkpoint:
-    """Gather weights, buffers, optimiser, generators, position and best-so-far into one checkpoint."""
+    """Gather weights, buffers, optimiser, average, generators, position and best-so-far into one checkpoint."""
     moments, settings = optimizer_tensors(optimizer)
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in moments.items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best.weights.items()}
     tensors |= {f"generator/{name}": tensor for name, tensor in generator_states(device).items()}
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.state().items()}
     tensors["losses"] = torch.stack(state.losses) if state.losses else torch.zeros(0)
     best = {"epoch": state.best.epoch, "step": state.best.step, "value": _word(state.best.value)}
     data = {
@@ -82,13 +91,21 @@ def pack(
     return Checkpoint(tensors, data)
 
 
-def unpack(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> State:
-    """Put a checkpoint's weights, optimiser and generators back and return the state to go on from.
+def unpack(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    average: AveragedModel | None = None,
+) -> State:
+    """Put a checkpoint's weights, optimiser, average and generators back and return the state to go on from.
 
     Raises:
         InputError: it belongs to another model or optimiser, or lacks something.
     """
     try:
+        if average is not None:
+            average.load(_under(checkpoint.tensors, "average/"))
         return _unpack(checkpoint, model, optimizer, device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"the checkpoint lacks what a resume needs ({type(error).__name__}: {error}).") from error

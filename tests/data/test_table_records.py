@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from caviar.core.errors import InputError
-from caviar.core.files import digest_file
 from caviar.data import digests, table_faults, table_records
+from caviar.data.digests import sha256_of
 from caviar.data.settings import DataSettings
 from caviar.data.table_faults import check_fields, check_quotes, guess_delimiter
 from caviar.data.table_records import check_utf8, line_of_row, plain_text, records, row_fields, scan_text
@@ -173,19 +173,19 @@ def test_digests_are_remembered_until_the_file_changes(tmp_path: Path, monkeypat
 
     def counted(path: Path) -> str:
         calls.append(path)
-        return digest_file(path)
+        return sha256_of(path)
 
-    monkeypatch.setattr(digests, "digest_file", counted)
+    monkeypatch.setattr(digests, "sha256_of", counted)
     monkeypatch.setattr(digests, "REMEMBERED_SIZE", 0)
     path = tmp_path / "table.csv"
     path.write_text("one")
-    assert digests.content_digest(path) == digests.content_digest(path) == digest_file(path)
+    assert digests.content_digest(path) == digests.content_digest(path) == sha256_of(path)
     assert len(calls) == 2, "a file written a moment ago is not trusted"
     monkeypatch.setattr(digests, "SETTLED_NS", -(10**12))
     first = digests.content_digest(path)
     assert digests.content_digest(path) == first
     assert len(calls) == 3
     path.write_text("two")
-    assert digests.content_digest(path) == digest_file(path) != first
+    assert digests.content_digest(path) == sha256_of(path) != first
     assert digests.combined_digest([first]) == first
     assert digests.combined_digest([first, first]) not in (first, digests.combined_digest([first]))

@@ -1,6 +1,7 @@
 """Good tables are read as what they are, from every kind of source, and the notices say what is odd."""
 
 import gzip
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 
 from caviar.core.columns import Column
 from caviar.core.errors import InputError
-from caviar.core.files import digest_file
 from caviar.data.raw import RawData
 from caviar.data.settings import DataSettings, SplitSettings
 from caviar.data.tables import extra_columns, open_table, read_frame, target_values, typed_features
@@ -63,7 +63,7 @@ def test_kinds_and_missing_values(tmp_path: Path) -> None:
     raw = opened(write(tmp_path, CSV))
     check_small(raw)
     assert raw.notices == ()
-    assert raw.digest == digest_file(tmp_path / "table.csv")
+    assert raw.digest == hashlib.sha256((tmp_path / "table.csv").read_bytes()).hexdigest()[:32]
     assert len(raw) == 6
 
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import caviar
-from caviar.core import files, store
+from caviar.core import checkpoint, files, store
+from caviar.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from caviar.core.runs import list_runs
 from caviar.train import checkpoints
-from caviar.train.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from caviar.workflow import execute, observers
 from tests.workflow.faulty import cli, content, interrupted, iris, kinds, signal_at
 
@@ -149,7 +149,7 @@ class TestCheckpoints:
 
     def test_a_newer_one_is_refused_by_name(self, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         state = read_checkpoint(newest(run))
-        monkeypatch.setattr(checkpoints, "CHECKPOINT", 7)
+        monkeypatch.setattr(checkpoint, "CHECKPOINT", 7)
         write_checkpoint(
             newest(run), Checkpoint(state.tensors, {k: v for k, v in state.data.items() if k != "version"})
         )

@@ -1,0 +1,271 @@
+"""Layers on the members axis: for each kind of module, the same arithmetic for all members at once.
+
+A signal is either shared, (batch, ...) and the same for all members, or stacked, (members, batch, ...).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from caviar.nn import Dropout, Maxout, dropout, members_batch_norm, members_group_norm
+from caviar.population.modules import FEATURES_ONLY
+
+
+class Signal(NamedTuple):
+    """A tensor on its way through the network, and whether members stand in front."""
+
+    tensor: Tensor
+    stacked: bool
+
+
+@dataclass
+class Context:
+    """What layers need besides their input: the members' weights and buffers by name, and the state of the run."""
+
+    tensors: dict[str, Tensor]
+    draws: Sequence[torch.Generator]
+    rates: Tensor | None = None
+    training: bool = True
+    weights: Tensor | None = None
+
+    @property
+    def num_members(self) -> int:
+        return len(self.draws)
+
+    def own(self, name: str, parameter: str) -> Tensor | None:
+        """Return the stacked weight or buffer of the layer called `name`, or None where it has none."""
+        return self.tensors.get(f"{name}.{parameter}" if name else parameter)
+
+
+class NotLoweredError(Exception):
+    """A layer without a stacked form; says which, and why."""
+
+
+Rule = Callable[[nn.Module, str, Signal, Context], Signal]
+
+ELEMENTWISE: Final = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+    nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink,
+    nn.Softshrink, nn.Hardshrink, nn.Threshold,
+)  # fmt: skip
+PER_EXAMPLE: Final = (
+    nn.Flatten, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.LPPool1d, nn.LPPool2d,
+    nn.ZeroPad1d, nn.ZeroPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d,
+    nn.Upsample, nn.PixelShuffle, nn.PixelUnshuffle, nn.LocalResponseNorm,
+)  # fmt: skip
+"""Modules that treat every example by itself, whatever stands in the first axis."""
+
+
+def apply_layer(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    """Return the output of one layer for all members."""
+    rule = next((rule for kinds, rule in RULES if isinstance(module, kinds)), None)
+    if rule is not None and type(module).forward in KNOWN_FORWARDS:
+        return rule(module, name, signal, context)
+    if not signal.stacked and not list(module.parameters()) and not list(module.buffers()):
+        return Signal(module(signal.tensor), False)
+    return _mapped(module, name, signal, context)
+
+
+def stacked(signal: Signal, context: Context) -> Tensor:
+    """Return the signal with members in front; a shared one is a view, repeated without being copied."""
+    return signal.tensor if signal.stacked else signal.tensor.expand(context.num_members, *signal.tensor.shape)
+
+
+def _linear(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:  # noqa: ARG001
+    weight, bias = context.own(name, "weight"), context.own(name, "bias")
+    assert weight is not None
+    inputs = signal.tensor
+    if signal.stacked:
+        flat = inputs.flatten(1, -2)
+        turned = weight.transpose(1, 2)
+        outputs = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
+        return Signal(torch.unflatten(outputs, 1, inputs.shape[1:-1]), True)
+    # One wide product for all members, as their inputs are the same.
+    wide = functional.linear(inputs.flatten(0, -2), weight.flatten(0, 1))
+    outputs = torch.unflatten(wide, 1, weight.shape[:2]).transpose(0, 1)
+    outputs = outputs if bias is None else outputs + bias.unsqueeze(1)
+    return Signal(torch.unflatten(outputs, 1, inputs.shape[:-1]), True)
+
+
+def _convolution(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    assert isinstance(module, _ConvNd)
+    if module.transposed or module.padding_mode != "zeros" or isinstance(module, nn.Conv3d):
+        return _mapped(module, name, signal, context)
+    weight, bias = context.own(name, "weight"), context.own(name, "bias")
+    assert weight is not None
+    convolve: Any = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
+    options = (module.stride, module.padding, module.dilation)
+    if not signal.stacked and module.groups == 1:
+        outputs = convolve(signal.tensor, weight.flatten(0, 1), None, *options)
+        outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1)
+    elif signal.tensor.device.type == "cpu":  # on a CPU grouped convolutions lose to one after another
+        inputs = stacked(signal, context)
+        outputs = torch.stack(
+            [convolve(x, w, None, *options, module.groups) for x, w in zip(inputs, weight, strict=True)]
+        )
+    else:
+        inputs = stacked(signal, context).transpose(0, 1).flatten(1, 2)
+        groups = module.groups * context.num_members
+        outputs = convolve(inputs, weight.flatten(0, 1), None, *options, groups)
+        outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1)
+    return Signal(outputs if bias is None else outputs + _over_channels(bias, outputs), True)
+
+
+def _embedding(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    assert isinstance(module, nn.Embedding)
+    weight = context.own(name, "weight")
+    if module.padding_idx is not None or module.max_norm is not None or module.sparse or weight is None:
+        raise NotLoweredError(f"the embedding {name!r} has a padding index, a longest norm or sparse gradients")
+    first = torch.arange(len(weight), device=weight.device) * weight.shape[1]
+    places = stacked(signal, context) + first.view(-1, *[1] * (signal.tensor.dim() - signal.stacked))
+    return Signal(functional.embedding(places, weight.flatten(0, 1)), True)
+
+
+def _batch_norm(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    assert isinstance(module, _BatchNorm)
+    if module.momentum is None:
+        raise NotLoweredError(f"the batch norm {name!r} takes a cumulative average (momentum None)")
+    tracked = context.own(name, "num_batches_tracked")
+    if context.training and tracked is not None:
+        tracked += 1 if context.weights is None else (context.weights.sum(dim=1) > 0).to(tracked)
+    outputs = members_batch_norm(
+        stacked(signal, context),
+        context.own(name, "running_mean"),
+        context.own(name, "running_var"),
+        context.own(name, "weight"),
+        context.own(name, "bias"),
+        training=context.training or module.running_mean is None,
+        momentum=module.momentum,
+        eps=module.eps,
+        example_weights=context.weights if context.training else None,
+    )
+    return Signal(outputs, True)
+
+
+def _layer_norm(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    assert isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    shape = tuple(module.normalized_shape)
+    if isinstance(module, nn.LayerNorm):
+        outputs = functional.layer_norm(signal.tensor, shape, eps=module.eps)
+    else:
+        outputs = functional.rms_norm(signal.tensor, shape, eps=module.eps)
+    weight, bias = context.own(name, "weight"), context.own(name, "bias")
+    batch_axes = signal.tensor.dim() - signal.stacked - len(shape)
+    if weight is not None:
+        outputs = outputs * weight.view(len(weight), *[1] * batch_axes, *shape)
+    if bias is not None:
+        outputs = outputs + bias.view(len(bias), *[1] * batch_axes, *shape)
+    return Signal(outputs, signal.stacked or weight is not None)
+
+
+def _group_norm(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    if isinstance(module, _InstanceNorm):
+        if module.track_running_stats:
+            raise NotLoweredError(f"the instance norm {name!r} keeps running statistics")
+        groups = signal.tensor.shape[1 + signal.stacked]
+    else:
+        assert isinstance(module, nn.GroupNorm)
+        groups = module.num_groups
+    weight, bias = context.own(name, "weight"), context.own(name, "bias")
+    eps: Any = module.eps
+    return Signal(members_group_norm(stacked(signal, context).contiguous(), groups, weight, bias, eps), True)
+
+
+def _prelu(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:  # noqa: ARG001
+    slope = context.own(name, "weight")
+    assert slope is not None
+    inputs = stacked(signal, context)
+    slope = _over_channels(slope, inputs) if inputs.dim() > 2 else slope
+    return Signal(torch.where(inputs >= 0, inputs, slope * inputs), True)
+
+
+def _dropout(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout):
+        raise NotLoweredError(f"the alpha dropout {name!r} draws from torch's own stream")
+    inputs, own = stacked(signal, context), module.p if isinstance(module, _DropoutNd) else module.rate
+    rates = torch.full((context.num_members,), float(own)) if context.rates is None else context.rates  # type: ignore[arg-type]
+    if isinstance(module, Dropout) and (module.form != "inverted" or module.spatial_axes):
+        options: Any = {"form": module.form, "spatial_axes": module.spatial_axes, "generator": context.draws}
+        return Signal(dropout(inputs, rates.to(inputs), training=context.training, **options), True)
+    if not context.training:
+        return signal
+    features = isinstance(module, FEATURES_ONLY)
+    shape = [*inputs.shape[:3], *[1] * (inputs.dim() - 3)] if features else list(inputs.shape)
+    return Signal(inputs * _masks(shape, rates, inputs, context.draws), True)
+
+
+def _masks(shape: list[int], rates: Tensor, like: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Return mask / (1 - rate) for each member, drawn as torch's dropout would draw it for that member alone."""
+    masks = like.new_empty(shape)
+    for mask, rate, generator in zip(masks, rates.tolist(), draws, strict=True):
+        if rate == 0:
+            mask.fill_(1)
+        else:
+            mask.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    return masks
+
+
+def _elementwise(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:  # noqa: ARG001
+    return Signal(module(signal.tensor), signal.stacked)
+
+
+def _per_example(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:  # noqa: ARG001
+    if not signal.stacked:
+        return Signal(module(signal.tensor), False)
+    outputs = module(signal.tensor.flatten(0, 1))
+    return Signal(torch.unflatten(outputs, 0, signal.tensor.shape[:2]), True)
+
+
+def _mapped(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    """Any other layer, by torch.vmap over its parameters: slower than a form of its own, but the same function."""
+    if any(True for _ in module.buffers()):
+        raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) has buffers and no stacked form")
+    prefix = f"{name}." if name else ""
+    own = {key: context.tensors[prefix + key] for key, _ in module.named_parameters()}
+
+    def call(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        outputs: Tensor = torch.func.functional_call(module, parameters, (inputs,))
+        return outputs
+
+    axes = (dict.fromkeys(own, 0), 0 if signal.stacked else None)
+    if not own and not signal.stacked:
+        return Signal(module(signal.tensor), False)
+    return Signal(torch.vmap(call, in_dims=axes)(own, signal.tensor), True)
+
+
+def _over_channels(value: Tensor, like: Tensor) -> Tensor:
+    """(members, channels) so that it broadcasts against (members, batch, channels, ...)."""
+    return value.view(value.shape[0], 1, value.shape[1], *[1] * (like.dim() - 3))
+
+
+RULES: Final[tuple[tuple[Any, Rule], ...]] = (
+    (nn.Linear, _linear),
+    ((nn.Conv1d, nn.Conv2d), _convolution),
+    (nn.Embedding, _embedding),
+    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
+    ((nn.GroupNorm, _InstanceNorm), _group_norm),
+    (nn.PReLU, _prelu),
+    ((_DropoutNd, Dropout), _dropout),
+    (ELEMENTWISE, _elementwise),
+    (PER_EXAMPLE, _per_example),
+    (Maxout, _per_example),
+)
+
+KNOWN_FORWARDS: Final = {
+    nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Embedding.forward, _BatchNorm.forward,
+    nn.LayerNorm.forward, nn.RMSNorm.forward, nn.GroupNorm.forward, _InstanceNorm.forward, nn.PReLU.forward,
+    nn.Dropout.forward, nn.Dropout1d.forward, nn.Dropout2d.forward, nn.Dropout3d.forward, nn.AlphaDropout.forward,
+    nn.FeatureAlphaDropout.forward, Dropout.forward, Maxout.forward,
+    *(kind.forward for kind in (*ELEMENTWISE, *PER_EXAMPLE)),
+}  # fmt: skip
+"""A module of the user's own that inherits from one of torch's may do something else in its forward."""

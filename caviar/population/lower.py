@@ -1,0 +1,157 @@
+"""From a module to its stacked form: the same graph of operations, each on the members axis."""
+
+import operator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from caviar.nn.graph import trace
+from caviar.population.layers import Context, NotLoweredError, Signal, apply_layer, stacked
+
+if TYPE_CHECKING:
+    from torch import fx
+
+ELEMENTWISE: Final = frozenset({
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub, torch.mul,
+    torch.div, torch.relu, torch.tanh, torch.sigmoid, torch.exp, torch.square, torch.abs, functional.relu,
+    functional.gelu, functional.silu, functional.elu, functional.leaky_relu, functional.tanh, functional.sigmoid,
+})  # fmt: skip
+"""Functions that members in front do not change, as long as what they combine has equal shapes."""
+
+
+class Lowered:
+    """The stacked form of a module. Made by `lower`.
+
+    names: of its parameters and buffers, one for each tensor (a tied weight has one).
+    """
+
+    def __init__(self, graph: "fx.Graph", template: nn.Module) -> None:
+        self._graph = graph
+        self._modules = dict(template.named_modules(remove_duplicate=False))
+        self.names = canonical_names(template)
+
+    def __call__(self, inputs: Tensor, context: Context) -> Tensor:
+        """Return the outputs (members, batch, ...) of a batch that all members share."""
+        values: dict[Any, Any] = {}
+        for node in self._graph.nodes:
+            if node.op == "output":
+                result = values[node.args[0]]
+                assert isinstance(result, Signal)
+                return stacked(result, context)
+            values[node] = self._evaluate(node, values, inputs, context)
+        raise NotLoweredError("the forward returns nothing")
+
+    def _evaluate(self, node: "fx.Node", values: dict[Any, Any], inputs: Tensor, context: Context) -> Any:
+        if node.op == "placeholder":
+            return Signal(inputs, False)
+        if node.op == "get_attr":
+            return Signal(context.tensors[self.names[str(node.target)]], True)
+        if node.op == "call_module":
+            (argument,) = node.args
+            name = str(node.target)
+            return apply_layer(self._modules[name], self._own_name(name), values[argument], context)
+        arguments = _filled(node.args, values)
+        options = _filled(node.kwargs, values)
+        if node.op == "call_method":
+            return _call(_Method(str(node.target)), arguments, options)
+        return _call(node.target, arguments, options)
+
+    def _own_name(self, name: str) -> str:
+        """A module that stands in several places has its weights under the name of the first."""
+        module = self._modules[name]
+        return str(next(first for first, other in self._modules.items() if other is module))
+
+
+def lower(template: nn.Module) -> "Lowered | str":
+    """Return the stacked form of a module, or in words why there is none."""
+    kind = type(template).__name__
+    for name, module in template.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            return f"{name or kind} has hooks on its forward"
+    graph = trace(template)
+    if graph is None:
+        return f"the forward of {kind} has control flow that cannot be traced"
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    outputs = next(node for node in graph.nodes if node.op == "output")
+    if len(places) != 1 or not hasattr(outputs.args[0], "op"):
+        return f"the forward of {kind} does not take one tensor and return one"
+    for node in graph.nodes:
+        if node.op == "call_module" and (len(node.args) != 1 or node.kwargs):
+            return f"the layer {node.target} takes more than one input"
+    return Lowered(graph, template)
+
+
+def canonical_names(template: nn.Module) -> dict[str, str]:
+    """Return for every name in the state dict the first one that the same tensor has."""
+    first: dict[int, str] = {}
+    state = template.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+
+
+class _Method:
+    """A tensor's method as a function."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, first: Any, *rest: Any, **options: Any) -> Any:
+        return getattr(first, self.name)(*rest, **options)
+
+
+def _filled(argument: Any, values: Mapping[Any, Any]) -> Any:
+    """Put values in the place of nodes, inside tuples, lists, dicts and slices as well."""
+    from torch import fx
+
+    return fx.node.map_arg(argument, lambda node: values[node])
+
+
+def _call(function: Any, arguments: Any, options: Any) -> Any:
+    """Call a function of any arguments; where a stacked signal is among them, for every member."""
+    flat, rebuild = torch.utils._pytree.tree_flatten((arguments, options), is_leaf=lambda x: isinstance(x, Signal))
+    signals = [leaf for leaf in flat if isinstance(leaf, Signal)]
+    plain = [leaf.tensor if isinstance(leaf, Signal) else leaf for leaf in flat]
+
+    def call(*leaves: Any) -> Any:
+        filled = iter(leaves)
+        own, named = torch.utils._pytree.tree_unflatten(
+            [next(filled) if isinstance(leaf, Signal) else leaf for leaf in flat], rebuild
+        )
+        return function(*own, **named)
+
+    tensors = [leaf for leaf, whole in zip(plain, flat, strict=True) if isinstance(whole, Signal)]
+    if not any(signal.stacked for signal in signals):
+        return _wrapped(call(*tensors), stacked_now=False)
+    if function in ELEMENTWISE and all(s.stacked and s.tensor.shape == signals[0].tensor.shape for s in signals):
+        return _wrapped(call(*tensors), stacked_now=True)
+    axes = tuple(0 if signal.stacked else None for signal in signals)
+    return _mapped(call, tensors, axes)
+
+
+def _mapped(call: Any, tensors: list[Tensor], axes: tuple[int | None, ...]) -> Any:
+    """Call for every member by torch.vmap; what comes back and is no tensor (a size, a shape) is common to all."""
+    common: list[Any] = []
+
+    def inner(*leaves: Any) -> Any:
+        result = call(*leaves)
+        if _has_tensor(result):
+            return result
+        common.append(result)
+        return leaves[0]
+
+    result = torch.vmap(inner, in_dims=axes)(*tensors)
+    return common[0] if common else _wrapped(result, stacked_now=True)
+
+
+def _has_tensor(result: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in torch.utils._pytree.tree_leaves(result))
+
+
+def _wrapped(result: Any, *, stacked_now: bool) -> Any:
+    if isinstance(result, Tensor):
+        return Signal(result, stacked_now)
+    if isinstance(result, tuple | list) and _has_tensor(result):
+        return type(result)(_wrapped(entry, stacked_now=stacked_now) for entry in result)
+    return result

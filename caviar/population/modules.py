@@ -1,0 +1,105 @@
+"""Plain modules of single members: made from a template, with random draws and batch statistics of their own."""
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from caviar.nn import Dropout, weighted_batch_norm
+from caviar.nn.dropout import DropConnectLinear
+
+FEATURES_ONLY = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+class Weights:
+    """What batch norms look at for the weights of the examples of the batch under way."""
+
+    def __init__(self) -> None:
+        self.now: Tensor | None = None
+
+
+def copy_template(template: nn.Module) -> nn.Module:
+    """Copy a module without the gradients that its parameters may have."""
+    gradients = {parameter: parameter.grad for parameter in template.parameters()}
+    for parameter in gradients:
+        parameter.grad = None
+    try:
+        return copy.deepcopy(template)
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient
+
+
+def make_member(template: nn.Module, weights: Mapping[str, Tensor], member: int) -> nn.Module:
+    """Return a module of its own with the weights and buffers of one member, in the template's memory layout."""
+    module = copy_template(template)
+    state = module.state_dict()
+    module.load_state_dict({name: weights[name][member] for name in state})
+    return module
+
+
+def stack_weights(modules: list[nn.Module]) -> dict[str, Tensor]:
+    """Return parameters and buffers of modules of one architecture by name, each (members, ...)."""
+    states = [module.state_dict() for module in modules]
+    return {name: torch.stack([state[name] for state in states]).detach() for name in states[0]}
+
+
+def own_draws(module: nn.Module, generator: torch.Generator, rate: float | None = None) -> None:
+    """Let the dropout of a module draw from `generator`, as it would from torch's global one seeded alike.
+
+    rate: takes the place of every dropout layer's own. Torch's dropout draws only on the CPU as this does.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _DropoutNd) and not isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout):
+            if rate is not None:
+                layer.p = rate
+            layer.forward = partial(_drop, layer, generator, isinstance(layer, FEATURES_ONLY))
+        elif isinstance(layer, Dropout):
+            layer.rate = layer.rate if rate is None else rate
+            if layer.form == "inverted" and layer.spatial_axes == 0:
+                layer.forward = partial(_drop, layer, generator, False)  # type: ignore[method-assign]
+            else:
+                layer.generator = generator
+        elif isinstance(layer, DropConnectLinear):
+            layer.rate = layer.rate if rate is None else rate
+
+
+def _drop(layer: nn.Module, generator: torch.Generator, features_only: bool, inputs: Tensor) -> Tensor:
+    rate = layer.p if isinstance(layer, _DropoutNd) else layer.rate
+    assert isinstance(rate, float | int)
+    if not layer.training or rate == 0:
+        return inputs
+    shape = [*inputs.shape[:2], *[1] * (inputs.dim() - 2)] if features_only else None
+    noise = torch.empty_like(inputs) if shape is None else inputs.new_empty(shape)
+    return inputs * noise.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+
+def weigh_batch_norms(module: nn.Module, weights: Weights) -> None:
+    """Let the batch norms of a module take their statistics with the weights of the examples, where there are some."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.forward = partial(_norm, layer, layer.forward, weights)  # type: ignore[method-assign]
+
+
+def _norm(layer: nn.Module, plain: Callable[[Tensor], Tensor], weights: Weights, inputs: Tensor) -> Tensor:
+    if weights.now is None or not layer.training:
+        return plain(inputs)
+    return weighted_batch_norm(layer, inputs, weights.now)
+
+
+def draws_globally(template: nn.Module, example: Tensor) -> bool:
+    """Whether a training pass of such a module draws from torch's global generators, own dropout apart.
+
+    Members that do must not run on concurrent threads: five seeded runs of dropout on two threads gave five results.
+    """
+    trial = copy_template(template)
+    own_draws(trial, torch.Generator())
+    trial.train()
+    before = torch.get_rng_state()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        trial(example)
+        return not torch.equal(before, torch.get_rng_state())
