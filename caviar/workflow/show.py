@@ -11,8 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.population.settings import HYPERPARAMETERS
+
 if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
+    from caviar.population import Timing
     from caviar.recipe.names import Family
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
@@ -22,6 +25,7 @@ REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
 BLOCKS_WIDTH = 72
 MAX_LAYERS = 30
+MAX_TRIALS = 10
 STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
@@ -92,6 +96,57 @@ def print_plan(console: Console, plan: "Plan") -> None:
             console.print(_network_table(plan))
         for line in _decisions(plan):
             console.print(line, soft_wrap=True)
+
+
+def print_members(console: Console, sentences: Iterable[str], timings: Iterable["Timing"]) -> None:
+    """Print how a population is run, and what the ways to run it were timed at."""
+    if console.quiet:
+        return
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True)
+    rows = list(timings)
+    if not rows:
+        return
+    table = _table("executor", "members at a time", "threads", "ms a step", "", left=1)
+    known = [timing.seconds for timing in rows if timing.seconds is not None]
+    for timing in rows:
+        layout, seconds = timing.layout, timing.seconds
+        said = "fastest" if seconds is not None and seconds == min(known) else timing.reason
+        milliseconds = "-" if seconds is None else f"{seconds * 1000:,.3g}"
+        table.add_row(layout.kind, str(layout.size), str(layout.threads), milliseconds, said)
+    console.print(table)
+
+
+def members_tables(summary: dict[str, Any]) -> list[Table | str]:
+    """Return the spread over members of what they reach, and the best of them in a line each."""
+    spread, trials = summary["spread"], summary["trials"]
+    table = _table("over members", "mean", "std", "best", "worst")
+    for key, values in spread.items():
+        split, name = key.split("_", 1)
+        numbers = [_measured(name, values[what]) for what in ("mean", "std", "best", "worst")]
+        table.add_row(f"{split} {name}", *numbers)
+    fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
+    said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+    return [f"{len(trials)} members: {said}.", table, _trials_table(trials), ""]
+
+
+def _trials_table(trials: list[dict[str, Any]]) -> Table:
+    name = next((key for trial in trials for key in trial if key in ("dev_accuracy", "dev_r2")), "dev_loss")
+    varied = [key for key in trials[0] if key in HYPERPARAMETERS]
+    ranked = sorted(trials, key=lambda trial: -float(trial.get(name, "-inf")))
+    table = _table("trial", *varied, name.replace("_", " "), name.replace("dev_", "test "), "fate", left=1)
+    for trial in ranked[:MAX_TRIALS]:
+        values = [_measured(name, trial[key]) if key in trial else "-" for key in (name, name.replace("dev_", "test_"))]
+        table.add_row(str(trial["trial"]), *(f"{trial[key]:.4g}" for key in varied), *values, trial["fate"])
+    if len(trials) > MAX_TRIALS:
+        table.title, table.title_justify = f"the best {MAX_TRIALS} of {len(trials)} on dev", "left"
+    return table
+
+
+def _measured(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.2%}" if "accuracy" in name else _number(value)
 
 
 def _network_table(plan: "Plan") -> Table:
