@@ -46,10 +46,10 @@ class MembersRecorder:
             fate: sum(trial.fate == fate for trial in trials) for fate in ("training", "stopped early", "diverged")
         }
         self._summary |= {"epoch": facts.epoch, "last": jsonable(flat), "members": fates}
-        for number, trial in enumerate(trials):
-            if trial.at_step == facts.step and trial.fate != "training":
-                self._log.write(f"trial {number}: {trial.fate} in epoch {facts.epoch}")
-                self._store.add_event(facts.step, trial.fate.replace(" ", "_"), trial=number)
+        for number, fared in enumerate(trials):
+            if fared.at_step == facts.step and fared.fate != "training":
+                self._log.write(f"trial {number}: {fared.fate} in epoch {facts.epoch}")
+                self._store.add_event(facts.step, fared.fate.replace(" ", "_"), trial=number)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: reading progress, the network, what was decided, the report."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -127,19 +128,24 @@ def members_tables(summary: dict[str, Any]) -> list[Table | str]:
         table.add_row(f"{split} {name}", *numbers)
     fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
     said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
-    return [f"{len(trials)} members: {said}.", table, _trials_table(trials), ""]
+    return [f"{len(trials)} members: {said}.", table, _trials_table(trials, summary["chosen_by"]), ""]
 
 
-def _trials_table(trials: list[dict[str, Any]]) -> Table:
-    name = next((key for trial in trials for key in trial if key in ("dev_accuracy", "dev_r2")), "dev_loss")
+def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
+    """The best trials by what the run was chosen by, dev's loss or metric."""
     varied = [key for key in trials[0] if key in HYPERPARAMETERS]
-    ranked = sorted(trials, key=lambda trial: -float(trial.get(name, "-inf")))
-    table = _table("trial", *varied, name.replace("_", " "), name.replace("dev_", "test "), "fate", left=1)
+    measured = ("dev_loss", "dev_accuracy", "dev_r2", "test_accuracy", "test_r2")
+    shown = [key for key in measured if any(key in trial for trial in trials)]
+    sign = 1 if chosen_by == "dev_loss" else -1
+    ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
+    table = _table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
     for trial in ranked[:MAX_TRIALS]:
-        values = [_measured(name, trial[key]) if key in trial else "-" for key in (name, name.replace("dev_", "test_"))]
-        table.add_row(str(trial["trial"]), *(f"{trial[key]:.4g}" for key in varied), *values, trial["fate"])
+        values = [_measured(key, trial[key]) if key in trial else "-" for key in shown]
+        numbers = [f"{trial[key]:.4g}" for key in varied]
+        table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
-        table.title, table.title_justify = f"the best {MAX_TRIALS} of {len(trials)} on dev", "left"
+        table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"
+        table.title_justify = "left"
     return table
 
 
