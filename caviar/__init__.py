@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from caviar.bundle import Bundle, Predictions
     from caviar.bundle import load_bundle as load
     from caviar.core.errors import CaviarError, InputError, Interrupted, RunError
-    from caviar.diagnose import CheckReport
+    from caviar.diagnose.checks_setup import CheckReport
+    from caviar.population import Population
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bundle": ("caviar.bundle", "Bundle"),
     "CaviarError": ("caviar.core.errors", "CaviarError"),
-    "CheckReport": ("caviar.diagnose", "CheckReport"),
+    "CheckReport": ("caviar.diagnose.checks_setup", "CheckReport"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
+    "Population": ("caviar.population", "Population"),
     "Predictions": ("caviar.bundle", "Predictions"),
     "Recipe": ("caviar.recipe", "Recipe"),
     "Run": ("caviar.workflow.run", "Run"),
@@ -47,6 +49,7 @@ __all__ = [
     "CheckReport",
     "InputError",
     "Interrupted",
+    "Population",
     "Predictions",
     "Recipe",
     "Run",

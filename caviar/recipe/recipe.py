@@ -86,10 +86,6 @@ class Recipe(Settings):
     """how many models train at once, and in what they differ"""
     watch: WatchSettings = WatchSettings()
     """what is measured while training, and who reads it; it never changes the result"""
-    watch: WatchSettings = WatchSettings()
-    """what is measured while training, and who reads it; it never changes the result"""
-    prediction: PredictionSettings = PredictionSettings()
-    """what is averaged for one prediction, on the test split and later from the bundle"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 
