@@ -49,9 +49,8 @@ def cross_entropy(
     weight = None if class_weights is None else class_weights.to(logits)
     try:
         if example_weights is None and logits.dim() == 2 and not isinstance(label_smoothing, Tensor) and len(logits):
-            smoothing = float(label_smoothing)
             return functional.cross_entropy(
-                logits, targets, weight=weight, label_smoothing=smoothing, reduction=reduction
+                logits, targets, weight=weight, label_smoothing=label_smoothing, reduction=reduction
             )
         logs = functional.log_softmax(logits, dim=-1)
         logs, spread = (logs, logs.mean(dim=-1)) if weight is None else (logs * weight, (logs * weight).mean(dim=-1))
