@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from caviar.cli.output import JsonFlag, Output, PredictionOption, ProductQuietFlag
+from caviar.cli.output import JsonFlag, Output, PredictionOption, ProductQuietFlag, check_destination
 
 
 def predict(
@@ -25,7 +25,7 @@ def predict(
 
     output = Output(as_json, quiet)
     if destination is not None:
-        _check_destination(destination)
+        check_destination(destination, "the CSV file")
     predictions = open_bundle(bundle, assignments or []).predict(data)
     output.note(predictions.notices)
     frame = predictions.to_frame()
@@ -44,16 +44,6 @@ def predict(
         notices=predictions.notices,
         **({} if destination else {"predictions": frame.to_dicts() if as_json else []}),
     )
-
-
-def _check_destination(path: Path) -> None:
-    """Refuse, before long work, a file that cannot be written."""
-    from caviar.core.errors import InputError
-
-    if path.is_dir():
-        raise InputError(f"{path}: a folder. Name the CSV file to write: --output {path / 'predictions.csv'}.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or name another file.")
 
 
 def _write(path: Path, text: str) -> None:

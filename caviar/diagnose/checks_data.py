@@ -171,20 +171,12 @@ def _variation(pixels: Tensor) -> Tensor:
 
 
 def check_target(subject: Subject) -> Outcome:
-    """Look whether targets can be learned as they are."""
+    """Look whether numbers to be predicted are scaled."""
+    if subject.outputs is None or subject.kind not in ("numbers", "unknown"):
+        return skipped("the targets are no numbers.")
     targets = subject.setup.train.targets
-    if len(targets) > 1 and bool((targets == targets[:1]).all()):
-        return failed(
-            f"all {len(targets)} targets are the same ({float(targets.flatten()[0]):g}).",
-            "Look at how targets are read: there is nothing to learn from one value.",
-            distinct=1,
-        )
-    if subject.outputs is None:
-        return skipped("the outputs are no single tensor.")
     if not targets.is_floating_point():
-        return _check_classes(subject.outputs, targets)
-    if subject.kind != "numbers":
-        return passed("targets are shares from 0 to 1.", smallest=float(targets.min()), largest=float(targets.max()))
+        return skipped("the targets are no numbers.")
     values = targets.float()
     mean, std, rms = float(values.mean()), float(values.std(correction=0)), float(values.square().mean().sqrt())
     numbers = {"mean": mean, "std": std, "rms": rms}
@@ -197,19 +189,28 @@ def check_target(subject: Subject) -> Outcome:
     return passed(f"targets have mean {mean:.2g} and standard deviation {std:.2g}.", **numbers)
 
 
-def _check_classes(outputs: Tensor, targets: Tensor) -> Outcome:
+def check_variety(subject: Subject) -> Outcome:
+    """Look whether targets differ, and whether the network's classes have examples."""
+    targets = subject.setup.train.targets
+    if len(targets) > 1 and bool((targets == targets[:1]).all()):
+        return failed(
+            f"all {len(targets)} targets are the same ({float(targets.flatten()[0]):g}).",
+            "Look at how targets are read: there is nothing to learn from one value.",
+            distinct=1,
+        )
     present = len(torch.unique(targets))
-    if outputs.dim() < 2 or outputs.dim() != targets.dim() + 1 or outputs.shape[1] == 1:
-        return passed(f"{present} different whole numbers.", distinct=present)
+    outputs = subject.outputs
+    if targets.is_floating_point() or outputs is None or outputs.dim() != targets.dim() + 1 or outputs.shape[1] == 1:
+        return passed(f"{present} different values.", distinct=present)
     classes = outputs.shape[1]
+    numbers = {"classes": classes, "present": present}
     if present < (1 - ABSENT) * classes and len(targets) >= 20 * classes:
         return failed(
             f"the network has {classes} classes, but only {present} of them have an example among {len(targets)}.",
             "Look at how class numbers are made; they count from 0 to the number of classes less one.",
-            classes=classes,
-            present=present,
+            **numbers,
         )
-    return passed(f"{present} of {classes} classes present.", classes=classes, present=present)
+    return passed(f"{present} of {classes} classes have examples.", **numbers)
 
 
 def check_balance(subject: Subject) -> Outcome:

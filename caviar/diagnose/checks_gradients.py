@@ -1,13 +1,15 @@
 """Checks of the gradients: right, arriving at every parameter, and held by the optimiser."""
 
+import copy
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
-from caviar.diagnose.checks_subject import Subject, gradients_of
+from caviar.diagnose.checks_subject import Subject
 from caviar.nn.gradient_check import check_gradients
 from caviar.nn.probe import first_tensor
 
@@ -17,11 +19,14 @@ EVALUATIONS: Final = 400
 NAMES: Final = 5
 """A sentence lists at most so many layers."""
 STEEP: Final = 1e4
-"""Gradients of the second and the last weights this many times apart vanish, or explode, on their way."""
+"""Gradients at the first and the last layer this many times apart vanish, or explode, on their way."""
 FRESH_ROWS: Final = 8
 """A weight of fewer rows or columns is too small to be called fresh or learned."""
-FRESH_SPREAD: Final = 3.0
-"""Random weights keep within so many times the spread that chance gives them."""
+MOST_ROWS: Final = 512
+STANDS_OUT: Final = 1.1
+"""A singular value so many times the largest of random weights has been learned."""
+FITS: Final = 1.95
+"""Largest distance of two distribution functions, times the root of the number of entries, that chance makes."""
 
 
 def check_numeric(subject: Subject) -> Outcome:
@@ -34,8 +39,9 @@ def check_numeric(subject: Subject) -> Outcome:
     if narrow := _not_double(subject):
         return skipped(f"{narrow} computes in less than float64, which hides the differences.")
     samples = max(1, min(10, EVALUATIONS // (2 * trainable)))
+    loss = copy.deepcopy(setup.loss).double() if isinstance(setup.loss, nn.Module) else setup.loss
     pair, training = (batch.inputs, batch.targets), len(batch) > 1
-    report = check_gradients(setup.fresh(), pair, setup.loss, samples=samples, seed=setup.seed, training=training)
+    report = check_gradients(setup.fresh(), pair, loss, samples=samples, seed=setup.seed, training=training)
     worst = report.worst
     numbers = {
         "worst_parameter": worst.name,
@@ -119,21 +125,30 @@ def check_frozen(subject: Subject) -> Outcome:
 
 
 def _is_fresh(weight: Tensor) -> bool:
-    """Whether a weight looks drawn at random, all units alike: training makes some units much larger than others.
+    """Whether a weight looks drawn at random: uniform, normal or cut normal, and no direction that stands out.
 
-    The lengths of n units drawn with k weights each spread by about 1 / sqrt(2 k) of their mean.
+    Training adds a few strong directions. The largest singular value of n rows of k random entries with standard
+    deviation s is about s (sqrt(n) + sqrt(k)) (Marchenko and Pastur, 1967).
     """
     if weight.dim() < 2 or len(weight) < FRESH_ROWS or weight[0].numel() < FRESH_ROWS:
         return False
-    rows = weight.double().flatten(1)
-    lengths = rows.norm(dim=1)
-    if float(lengths.mean()) == 0.0:
+    rows = weight.double().flatten(1)[:MOST_ROWS, :MOST_ROWS]
+    entries = rows.flatten().sort().values
+    if float(entries[0]) == float(entries[-1]):
         return True
-    spread = float(lengths.std() / lengths.mean())
-    kurtosis = float(((rows - rows.mean()) ** 4).mean() / rows.var(correction=0).clamp_min(1e-300) ** 2)
-    random = spread < FRESH_SPREAD / math.sqrt(2 * rows.shape[1]) and kurtosis < 3.5
-    aligned = float(rows.mean(0).norm() / lengths.mean())
-    return random and aligned < FRESH_SPREAD / math.sqrt(len(rows))
+    edge = float(entries.std()) * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
+    if float(torch.linalg.matrix_norm(rows, 2)) > STANDS_OUT * edge:
+        return False
+    size = float(torch.maximum(-entries[0], entries[-1])) * (1 + 1 / len(entries))
+    normal = torch.special.ndtr((entries - entries.mean()) / entries.std())
+    cut, low = torch.special.ndtr(2 * entries / size), float(torch.special.ndtr(torch.tensor(-2.0)))  # at two sigma
+    return any(map(_fits, ((entries / size + 1) / 2, normal, (cut - low) / (1 - 2 * low))))
+
+
+def _fits(shares: Tensor) -> bool:
+    """Whether sorted numbers are uniform from 0 to 1, by the test of Kolmogorov and Smirnov at about 0.1%."""
+    ranks = torch.arange(1, len(shares) + 1, dtype=torch.float64, device=shares.device) / len(shares)
+    return float((ranks - shares).abs().max()) * math.sqrt(len(shares)) < FITS
 
 
 def check_held(subject: Subject) -> Outcome:
@@ -154,36 +169,73 @@ def check_held(subject: Subject) -> Outcome:
     return passed("the optimizer holds every trainable parameter of the model, and no others.", **numbers)
 
 
-def check_depth(subject: Subject) -> Outcome:
-    """Look whether gradients keep their size on the way from the last layer to the first."""
+class Depth(NamedTuple):
+    """Norms of the loss's gradient with respect to the outputs of the first and the last layer with weights."""
+
+    first: str
+    last: str
+    first_norm: float
+    last_norm: float
+
+    def __str__(self) -> str:
+        return f"{self.first_norm:.1e} at {self.first}, {self.last_norm:.1e} at {self.last}"
+
+
+def gradient_depth(subject: Subject) -> Depth | None:
+    """Follow the gradient back through the layers; None where there are fewer than three."""
     model = subject.setup.fresh(training=subject.trains, dropout=False)
-    weights = {name for name, each in model.named_parameters() if each.dim() >= 2 and each.requires_grad}
-    sizes = {
-        name: float(gradient.norm())
-        for name, gradient in gradients_of(model, subject.setup, subject.batch).items()
-        if gradient is not None and name in weights
-    }
-    present = {name: size for name, size in sizes.items() if math.isfinite(size) and size > 0}
+    signals: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def leave(module: nn.Module, arguments: Any, output: Any) -> None:  # noqa: ARG001
+            found = first_tensor(output)
+            if found is not None and found.requires_grad:
+                signals.setdefault(name, found)
+
+        return leave
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | _ConvNd | nn.RNNBase):
+            module.register_forward_hook(hook(name))
+    loss = subject.setup.loss(model(subject.batch.inputs.clone()), subject.batch.targets)
+    if len(signals) < 3 or not loss.requires_grad:
+        return None
+    gradients = torch.autograd.grad(loss, list(signals.values()), allow_unused=True)
+    norms = {name: 0.0 if g is None else float(g.norm()) for name, g in zip(signals, gradients, strict=True)}
+    present = {name: norm for name, norm in norms.items() if math.isfinite(norm) and norm > 0}
     if len(present) < 3:
-        return skipped("there are fewer than three weights that receive a gradient.", norms=sizes)
-    first, last = list(present)[1], list(present)[-1]  # the very first one's size is that of the inputs as well
-    ratio = present[first] / present[last]
-    numbers = {"first": first, "last": last, "first_over_last": ratio, "norms": sizes}
-    words = f"{present[first]:.1e} at {first}, {present[last]:.1e} at {last}"
-    if ratio < 1 / STEEP:
+        return None
+    first, last = next(iter(present)), list(present)[-1]
+    return Depth(first, last, present[first], present[last])
+
+
+def check_vanishing(subject: Subject) -> Outcome:
+    """Look whether gradients fade on the way from the last layer to the first."""
+    depth = subject.once(gradient_depth)
+    if depth is None:
+        return skipped("there are fewer than three layers with weights that a gradient reaches.")
+    if depth.first_norm < depth.last_norm / STEEP:
         return failed(
-            f"gradients vanish with depth: {words}.",
+            f"gradients vanish with depth: {depth}.",
             "Use relu (or another activation that does not saturate) with He's initial weights, batch or layer norm, "
             "or residual connections.",
-            **numbers,
+            **depth._asdict(),
         )
-    if ratio > STEEP:
+    return passed(f"{depth}.", **depth._asdict())
+
+
+def check_exploding(subject: Subject) -> Outcome:
+    """Look whether gradients grow on the way from the last layer to the first."""
+    depth = subject.once(gradient_depth)
+    if depth is None:
+        return skipped("there are fewer than three layers with weights that a gradient reaches.")
+    if depth.first_norm > depth.last_norm * STEEP:
         return failed(
-            f"gradients explode with depth: {words}.",
+            f"gradients explode with depth: {depth}.",
             "Draw the weights smaller (He for relu, Xavier for tanh), normalise between layers, or clip the gradient.",
-            **numbers,
+            **depth._asdict(),
         )
-    return passed(f"norms {words}.", **numbers)
+    return passed(f"{depth}.", **depth._asdict())
 
 
 def _some(names: Any) -> str:

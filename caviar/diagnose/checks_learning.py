@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caviar.core.seeds import generator_for
 from caviar.diagnose.checks_brief import adam, chunks, learn, losses_on
+from caviar.diagnose.checks_loss import check_missing
 from caviar.diagnose.checks_outputs import accuracy, constant_loss, value
 from caviar.diagnose.checks_setup import Batch, Outcome, failed, passed, skipped
 from caviar.diagnose.checks_subject import Subject
@@ -115,9 +116,13 @@ def _constant_losses(subject: Subject, train: Batch, dev: Batch) -> Tensor:
 def check_labels(subject: Subject) -> Outcome:
     """Shuffle the training labels: what is learned then must not do better than chance on dev."""
     train, dev = subject.parts
+    if train.targets.numel() != len(train):
+        return skipped("the targets are not one for each example.")
     if subject.outputs is None or len(dev) < FEW:
         return skipped(f"there are fewer than {FEW} examples for dev, or the outputs are no single tensor.")
-    nothing = _constant_losses(subject, train, dev)
+    if subject.kind in ("log_probabilities", "probabilities") and check_missing(subject).status == "fail":
+        return skipped("the outputs are not what the loss takes, so that chance cannot be told.")
+    nothing = _constant_losses(subject, dev, dev)  # of dev's own class shares
     usual = float(nothing.mean())
     deadline = time.monotonic() + subject.setup.seconds
     gains, rights = [], list[float]()

@@ -21,6 +21,15 @@ TIMES_NUMBERS: Final = 6.0
 LARGE_STEP: Final = 100.0
 """The last layer is made so many times larger to see which limits its outputs keep."""
 CLOSE: Final = 1e-3
+FREE: Final = ("logits", "margins", "sigmoids")
+"""Kinds of losses that take scores of any size."""
+ACTIVATIONS: Final[dict[Form, str]] = {
+    "rows sum to 1": "softmax",
+    "0 to 1": "sigmoid",
+    "-1 to 1": "tanh",
+    "not negative": "relu",
+}
+"""What makes outputs keep to such limits."""
 DROWNED: Final = 10.0
 """A penalty so many times the loss drowns it."""
 
@@ -121,13 +130,45 @@ def _last_layer(model: nn.Module, inputs: Tensor) -> nn.Module | None:
     return None
 
 
-def check_output(subject: Subject) -> Outcome:
-    """Look whether the last activation is the one that the loss needs: not twice, not missing."""
-    if subject.outputs is None or subject.kind == "unknown":
-        return skipped("what this loss takes the outputs for is not known.")
-    form, kind = output_form(subject), subject.kind
+def check_extra(subject: Subject) -> Outcome:
+    """Look for a last activation that the loss applies itself, or that takes scores their freedom."""
+    if subject.outputs is None or subject.kind not in FREE:
+        return skipped("the loss does not take free scores.")
+    form, kind = subject.once(output_form), subject.kind
     numbers = {"outputs": form, "loss_takes": kind}
+    made = ACTIVATIONS.get(form)
+    if made is None:
+        return passed(f"outputs are {form}; the loss takes {kind}.", **numbers)
+    twice = (kind, made) in (("logits", "softmax"), ("sigmoids", "sigmoid"))
+    why = "the loss applies it again" if twice else "the loss takes free scores"
+    return failed(
+        f"the outputs have gone through a {made}, and {why}.",
+        f"Take the last {made} out of the model; apply it to predictions only.",
+        **numbers,
+    )
+
+
+def check_across(subject: Subject) -> Outcome:
+    """Look for a softmax that runs over the examples of a batch."""
+    if subject.outputs is None:
+        return skipped("the outputs are no single tensor.")
+    form = subject.once(output_form)
+    if form == "columns sum to 1":
+        return failed(
+            "the outputs of a batch sum to 1 over its examples: the softmax runs over axis 0.",
+            "Take the softmax over the classes (dim=1), or leave it to the loss.",
+            outputs=form,
+        )
+    return passed(f"outputs are {form}.", outputs=form)
+
+
+def check_missing(subject: Subject) -> Outcome:
+    """Look whether outputs keep to the range that the loss, or the targets, need."""
+    if subject.outputs is None or subject.kind not in ("log_probabilities", "probabilities", "numbers"):
+        return skipped("the loss does not ask for a last activation.")
+    form, kind = subject.once(output_form), subject.kind
     fault, remedy = _mismatch(kind, form, subject.batch.targets)
+    numbers = {"outputs": form, "loss_takes": kind}
     if fault:
         return failed(fault, remedy, **numbers)
     return passed(f"outputs are {form}; the loss takes {kind.replace('_', ' ')}.", **numbers)
@@ -135,24 +176,6 @@ def check_output(subject: Subject) -> Outcome:
 
 def _mismatch(kind: Kind, form: Form, targets: Tensor) -> tuple[str, str]:
     """Return what is wrong with such outputs for such a loss, and the remedy; ("", "") when nothing is."""
-    if form == "columns sum to 1":
-        return (
-            "the outputs of a batch sum to 1 over its examples: the softmax runs over axis 0.",
-            "Take the softmax over the classes (dim=1), or leave it to the loss.",
-        )
-    if kind in ("logits", "margins", "sigmoids") and form not in ("free", "log probabilities"):
-        what = {
-            "rows sum to 1": "softmax",
-            "0 to 1": "sigmoid",
-            "-1 to 1": "tanh",
-            "not negative": "relu",
-        }[form]
-        twice = " twice" if (kind, form) in (("logits", "rows sum to 1"), ("sigmoids", "0 to 1")) else ""
-        return (
-            f"the outputs have gone through a {what}{twice and ' already, and the loss applies it again'}"
-            f"{'' if twice else ', but the loss takes free scores'}.",
-            f"Take the last {what} out of the model; apply it to predictions only.",
-        )
     if kind == "log_probabilities" and form != "log probabilities":
         made = "probabilities" if form == "rows sum to 1" else "scores"
         return (
@@ -189,6 +212,8 @@ def check_rows(subject: Subject) -> Outcome:
     shapes: dict[str, Any] = {"outputs": list(outputs.shape), "targets": list(targets.shape)}
     generator = generator_for(subject.setup.seed, "rows")
     draw = torch.randn(outputs.shape, generator=generator).to(outputs)
+    if targets.is_floating_point():  # numbers of their size: else what differs between targets is lost in rounding
+        draw = draw * targets.std(correction=0) + targets.mean()
     if subject.kind in ("probabilities", "log_probabilities"):
         draw = outputs + 0.01 * draw if subject.kind == "log_probabilities" else draw.sigmoid()
     order = torch.randperm(len(targets), generator=generator).to(targets.device)
@@ -206,7 +231,7 @@ def check_rows(subject: Subject) -> Outcome:
 
 
 def check_penalty(subject: Subject) -> Outcome:
-    """Look whether the penalty rises when it is turned up, reaches the weights, and leaves the loss to be heard."""
+    """Look whether the penalty rises when the weights grow, and reaches them."""
     penalty = subject.setup.penalty
     if penalty is None:
         return skipped("no penalty is set.")
@@ -228,18 +253,29 @@ def check_penalty(subject: Subject) -> Outcome:
         for parameter in doubled.parameters():
             parameter.mul_(2.0)
         risen = float(penalty(doubled))
-    ratio = here / max(abs(subject.start), 1e-30)
-    numbers = {"penalty": here, "with_weights_doubled": risen, "over_loss": ratio}
+    numbers = {"penalty": here, "with_weights_doubled": risen}
     if risen <= here:
         return failed(
             f"the penalty is {here:.3g}, and {risen:.3g} when all weights are doubled: it does not rise.",
             "Let the penalty grow with the weights' size, and compute it anew in every step.",
             **numbers,
         )
+    return passed(f"{here:.3g}; {risen:.3g} when all weights are doubled.", **numbers)
+
+
+def check_drowned(subject: Subject) -> Outcome:
+    """Look whether the penalty leaves the loss to be heard."""
+    penalty = subject.setup.penalty
+    if penalty is None:
+        return skipped("no penalty is set.")
+    with torch.no_grad():
+        here = float(penalty(subject.setup.fresh()))
+    ratio = here / max(abs(subject.start), 1e-30)
+    numbers = {"penalty": here, "loss": subject.start, "over_loss": ratio}
     if ratio > DROWNED:
         return failed(
             f"the penalty ({here:.3g}) is {ratio:.3g} times the loss ({subject.start:.3g}) and drowns it.",
             f"Divide its strength by {10 ** math.ceil(math.log10(ratio)):g}.",
             **numbers,
         )
-    return passed(f"{here:.3g} at the start, {ratio:.2g} times the loss; doubled weights bring {risen:.3g}.", **numbers)
+    return passed(f"{here:.3g} at the start, {ratio:.2g} times the loss.", **numbers)

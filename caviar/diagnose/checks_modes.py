@@ -93,17 +93,8 @@ def check_agreement(subject: Subject) -> Outcome:
     inputs = subject.batch.inputs[:AVERAGED]
     if len(inputs) < FEWEST:
         return skipped(f"there are fewer than {FEWEST} examples.")
-    hasty = [name for name, each in model.named_modules() if isinstance(each, _BatchNorm) and _is_hasty(each)]
     found = {name: _apart(layer, given) for name, (layer, given) in _arriving(model, inputs).items()}
     apart = {name: distance for name, distance in found.items() if distance is not None}
-    numbers: dict[str, Any] = {"apart": apart, "hasty": hasty}
-    if hasty:
-        momentum = getattr(model.get_submodule(hasty[0]), "momentum", None)
-        return failed(
-            f"the running averages of {hasty[0]} never move, or follow the last batches only (momentum {momentum:g}).",
-            "Set momentum to 0.1: in PyTorch it is the share of the new batch, elsewhere often that of the old ones.",
-            **numbers,
-        )
     worst = max(apart, key=lambda name: apart[name], default="")
     if worst and apart[worst] > AGREE:
         return failed(
@@ -111,13 +102,26 @@ def check_agreement(subject: Subject) -> Outcome:
             "evaluation mode.",
             "Scale what dropout keeps by 1 / (1 - rate) while training, and let evaluation use the averages that "
             "training has gathered.",
-            **numbers,
+            apart=apart,
         )
-    return passed(f"{len(apart)} layers differ between the modes, and agree on average.", **numbers)
+    return passed(f"{len(apart)} layers differ between the modes, and agree on average.", apart=apart)
 
 
-def _is_hasty(norm: _BatchNorm) -> bool:
-    return norm.track_running_stats and norm.momentum is not None and not 0.0 < norm.momentum <= LAST_BATCH
+def check_momentum(subject: Subject) -> Outcome:
+    """Look whether the running averages of batch norms gather more than the last batches."""
+    norms = {name: each for name, each in subject.setup.model.named_modules() if isinstance(each, _BatchNorm)}
+    momenta = {name: each.momentum for name, each in norms.items() if each.track_running_stats}
+    if not momenta:
+        return skipped("the model has no batch norm with running averages.")
+    wrong = [name for name, momentum in momenta.items() if momentum is not None and not 0 < momentum <= LAST_BATCH]
+    if wrong:
+        return failed(
+            f"the running averages of {wrong[0]} never move, or follow the last batches only (momentum "
+            f"{momenta[wrong[0]]:g}).",
+            "Set momentum to 0.1: in PyTorch it is the share of the new batch, elsewhere often that of the old ones.",
+            momentum=momenta,
+        )
+    return passed(f"{len(momenta)} running averages gather slowly.", momentum=momenta)
 
 
 def _arriving(model: nn.Module, inputs: Tensor) -> dict[str, tuple[nn.Module, Tensor]]:

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from caviar.core.errors import unknown_name
+from caviar.core.jsonable import jsonable
 
 Status = Literal["pass", "fail", "skipped"]
 Loss = Callable[[Any, Tensor], Tensor]
@@ -147,6 +148,17 @@ class CheckReport:
         if code not in found:
             raise unknown_name("check", code, found)
         return found[code]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return strict JSON: how many passed, failed and were skipped, and every check."""
+        counts = {status: sum(each.status == status for each in self.results) for status in get_args(Status)}
+        return {
+            "passed": counts["pass"],
+            "failed": counts["fail"],
+            "skipped": counts["skipped"],
+            "seconds": sum(result.seconds for result in self.results),
+            "checks": [jsonable(asdict(result)) for result in self.results],
+        }
 
     def __str__(self) -> str:
         width = max((len(result.code) for result in self.results), default=0)

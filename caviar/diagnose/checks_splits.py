@@ -35,7 +35,7 @@ def check_repeats(subject: Subject) -> Outcome:
     numbers: dict[str, Any] = {f"{name}_in_train": share for name, share in shares.items()}
     numbers["train_repeats"] = usual
     worst = max(shares, key=lambda name: shares[name])
-    if shares[worst] > REPEATED + 2 * usual:
+    if shares[worst] > REPEATED + 2 * usual and repeats[worst][0] >= EACH:
         return failed(
             f"{shares[worst]:.1%} of the {worst} rows stand in train as well ({usual:.1%} of train's rows repeat).",
             "Split before rows are repeated, resampled or augmented, and keep all rows of one subject on one side "
@@ -90,26 +90,37 @@ def _separating(values: Tensor, labels: Tensor) -> tuple[int, float] | None:
 
 
 def check_shift(subject: Subject) -> Outcome:
-    """Compare dev with train: means of the inputs, and shares of the classes."""
+    """Compare the means of dev's inputs with those of train."""
     train, dev = subject.setup.train, subject.setup.dev
     if dev is None or len(dev) < ENOUGH or len(train) < ENOUGH:
         return skipped(f"there is no dev split of its own with {ENOUGH} examples or more.")
     column, distance, error = _farthest(_features(train), _features(dev))
-    moved, noise = _moved_classes(train.targets, dev.targets)
-    numbers = {"column": column, "distance": distance, "standard_error": error, "moved_classes": moved}
-    remedy = (
-        "Draw dev and test from where the model will be used, and preprocess them with the numbers fitted on train; "
-        "shuffle before splitting."
-    )
+    numbers = {"column": column, "distance": distance, "standard_error": error}
     if distance > SHIFTED and distance > SURE * error:
         return failed(
             f"dev differs from train: the mean of input {column} is {distance:.2g} standard deviations away.",
-            remedy,
+            "Draw dev and test from where the model will be used, prepare them with the numbers fitted on train, and "
+            "shuffle before splitting.",
             **numbers,
         )
-    if moved > MOVED and moved > 2 * noise:
-        return failed(f"dev has other class shares than train: {moved:.0%} would have to change.", remedy, **numbers)
     return passed(f"the means of inputs differ by {distance:.2g} standard deviations at most.", **numbers)
+
+
+def check_class_shares(subject: Subject) -> Outcome:
+    """Compare the shares of dev's classes with those of train."""
+    train, dev = subject.setup.train, subject.setup.dev
+    if dev is None or min(len(dev), len(train)) < ENOUGH:
+        return skipped(f"there is no dev split of its own with {ENOUGH} examples or more.")
+    if train.targets.is_floating_point() or train.targets.dim() != 1:
+        return skipped("the targets are no classes.")
+    moved, noise = _moved_classes(train.targets, dev.targets)
+    if moved > MOVED and moved > 2 * noise:
+        return failed(
+            f"dev has other class shares than train: {moved:.0%} of its examples would have to change class.",
+            "Split at random or by class (stratified), after shuffling.",
+            moved=moved,
+        )
+    return passed(f"{moved:.0%} of dev would have to change class for equal shares.", moved=moved)
 
 
 def _features(batch: Batch) -> Tensor:
@@ -135,8 +146,6 @@ def _farthest(train: Tensor, dev: Tensor) -> tuple[int, float, float]:
 
 def _moved_classes(train: Tensor, dev: Tensor) -> tuple[float, float]:
     """Return the total variation distance of the class shares, and what chance alone makes of it."""
-    if train.is_floating_point() or train.dim() != 1:
-        return 0.0, 1.0
     classes = int(max(train.max(), dev.max())) + 1
     shares = [torch.bincount(part.clamp_min(0), minlength=classes).double() / len(part) for part in (train, dev)]
     present = int((shares[0] + shares[1] > 0).sum())

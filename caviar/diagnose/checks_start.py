@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
-from caviar.diagnose.checks_subject import Subject, gradients_of
+from caviar.diagnose.checks_subject import Subject
 from caviar.nn.probe import first_tensor
 from caviar.nn.statistics import ELEMENTWISE
 
@@ -16,7 +16,7 @@ SATURATED: Final = 0.5
 """Share of the outputs of sigmoid, tanh and their like that may lie where the slope is below 0.01."""
 FADED: Final = 1e-4
 """How much of the inputs' spread over the examples must arrive at the last layers."""
-SWOLLEN: Final = 1e4
+SWOLLEN: Final = 1e3
 EXAMPLES: Final = 16
 SATURATING: Final = ("Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Softsign", "LogSigmoid")
 NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -126,8 +126,7 @@ def _spread(values: Tensor) -> float:
 
 def check_symmetry(subject: Subject) -> Outcome:
     """Look for layers all of whose units begin alike and get the same gradient: they stay one unit for ever."""
-    model = subject.setup.fresh(training=subject.trains, dropout=False)
-    gradients = gradients_of(model, subject.setup, subject.batch)
+    model, gradients = subject.setup.model, subject.gradients
     owners = {
         (f"{name}." if name else "") + own: module
         for name, module in model.named_modules()

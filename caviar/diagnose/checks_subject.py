@@ -1,6 +1,8 @@
 """A set-up on the workbench: what several checks need to know of it, measured once, when it is first asked for."""
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from caviar.diagnose.checks_tiny import Tiny, fit_tiny
 from caviar.nn.probe import first_tensor
 from caviar.nn.statistics import ActivationStatistics, activation_statistics
 
+T = TypeVar("T")
+
 ROWS = 256
 """Examples that one forward pass of a check takes at most."""
 
@@ -20,6 +24,14 @@ class Subject:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        self._known: dict[Any, Any] = {}
+
+    def once(self, measure: "Callable[[Subject], T]") -> T:
+        """Return what `measure` makes of this subject, computed when it is first asked for."""
+        if measure not in self._known:
+            self._known[measure] = measure(self)
+        found: T = self._known[measure]
+        return found
 
     @cached_property
     def batch(self) -> Batch:

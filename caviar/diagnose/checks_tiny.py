@@ -19,10 +19,15 @@ RATES: Final = (3e-3, 1e-2, 1e-3, 3e-2, 1e-4)
 """Rates for Adam, likeliest first."""
 BY_HEART: Final = 0.95
 """Share of the way from knowing nothing to the least loss that must be gone."""
+DENSE: Final = 0.75
+"""The same where an example has many targets, such as pixels or words."""
 
 
 class Tiny(NamedTuple):
-    """How a tiny sample was learned: at which rate of Adam, in how many steps, and up to what."""
+    """How a tiny sample was learned: at which rate of Adam, in how many steps, and up to what.
+
+    floor, constant: the least loss there is, and that of the best constant output. dense: many targets an example.
+    """
 
     examples: int
     rate: float
@@ -31,6 +36,7 @@ class Tiny(NamedTuple):
     floor: float
     constant: float
     accuracy: float | None
+    dense: bool
     out_of_time: bool
 
     @property
@@ -41,7 +47,9 @@ class Tiny(NamedTuple):
 
     @property
     def by_heart(self) -> bool:
-        """Whether nothing is left to learn of the sample."""
+        """Whether nothing is left to learn: of many targets an example, some may not be known from its inputs."""
+        if self.dense:
+            return self.share >= DENSE
         return self.share >= BY_HEART and self.accuracy in (None, 1.0)
 
 
@@ -68,7 +76,7 @@ def fit_tiny(setup: Setup, kind: Kind, outputs: Tensor) -> Tiny:
 
 def _fit(setup: Setup, kind: Kind, batch: Batch, rate: float, ends: tuple[float, float], deadline: float) -> Tiny:
     model = setup.fresh(training=True, dropout=False)
-    best = Tiny(len(batch), rate, 0, math.inf, *ends, None, False)
+    best = Tiny(len(batch), rate, 0, math.inf, *ends, None, batch.targets.numel() > len(batch), False)
 
     def look(step: int) -> bool:
         nonlocal best

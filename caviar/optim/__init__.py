@@ -20,6 +20,7 @@ from caviar.optim.famous import (
 from caviar.optim.newton_schulz import newton_schulz
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plateau import Plateau
+from caviar.optim.plot import plot_schedules
 from caviar.optim.preview import preview, preview_table, sparkline
 from caviar.optim.rules import Rule, chain, lookahead
 from caviar.optim.schedules import Schedule, constant, cosine
@@ -62,6 +63,7 @@ __all__ = [
     "newton_schulz",
     "optimizer_tensors",
     "parameter_groups",
+    "plot_schedules",
     "preview",
     "preview_table",
     "radam",

@@ -67,7 +67,7 @@ def _elsewhere(key: str) -> str:
     """Offer the sections that have `key`, or else the key of any section that looks very much like it."""
     homes: dict[str, list[str]] = {name: [name] for name in Recipe.model_fields}
     for section in SECTIONS:
-        for other in _all_keys(section):
+        for other in [] if section == "population" else _all_keys(section):  # its lists have the names of settings
             homes.setdefault(other, []).append(f"{section}.{other}")
     near = key if key in homes else next(iter(difflib.get_close_matches(key.lower(), homes, n=1, cutoff=0.7)), None)
     near = near or _by_initials(key, homes)

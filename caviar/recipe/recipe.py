@@ -29,6 +29,7 @@ from caviar.optim.settings import (
     OptimizerSettings,
     ScheduleSettings,
 )
+from caviar.population.settings import PopulationSettings
 from caviar.preprocess.settings import PreprocessSettings
 from caviar.recipe.values import plain_value, strict_value
 from caviar.train.settings import TrainingSettings
@@ -79,10 +80,12 @@ class Recipe(Settings):
     """which average of the weights is judged and handed over: none, ema or swa"""
     training: TrainingSettings = TrainingSettings()
     """how long, in what portions, and when to stop"""
-    watch: WatchSettings = WatchSettings()
-    """what is measured while training, and who reads it; it never changes the result"""
     prediction: PredictionSettings = PredictionSettings()
     """what is averaged for one prediction, on the test split and later from the bundle"""
+    population: PopulationSettings = PopulationSettings()
+    """how many models train at once, and in what they differ"""
+    watch: WatchSettings = WatchSettings()
+    """what is measured while training, and who reads it; it never changes the result"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 

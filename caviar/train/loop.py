@@ -19,6 +19,7 @@ from caviar.core.seeds import generator_for
 from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
 from caviar.optim import (
+    AveragedModel,
     Averaging,
     Plateau,
     clip_gradients,
@@ -81,6 +82,11 @@ class Job:
     momentum: Callable[[int], Number] | None = None
     regularizer: Regularizer | None = None
     average: Averaging | None = None
+
+    @property
+    def averaged_model(self) -> AveragedModel | None:
+        """The average itself, without when it is taken."""
+        return None if self.average is None else self.average.average
 
 
 @dataclass
@@ -249,8 +255,7 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
 
 
 def _packed(job: Job, state: State, *, keep: bool = False) -> Checkpoint:
-    average = None if job.average is None else job.average.average
-    return pack(state, job.model, job.optimizer, job.device, average, keep=keep)
+    return pack(state, job.model, job.optimizer, job.device, job.averaged_model, keep=keep)
 
 
 @contextlib.contextmanager

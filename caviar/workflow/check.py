@@ -18,7 +18,7 @@ from caviar.nn import build_regularizer
 from caviar.optim import build_optimizer
 from caviar.recipe import Recipe, Sparse, merge
 from caviar.train.loop import Job
-from caviar.workflow.check_given import Augment, Loss, count_repeats, given_setup
+from caviar.workflow.check_given import Augment, Loss, count_repeats, given_setup, held_by
 from caviar.workflow.check_sample import DEV_ROWS, TRAIN_ROWS, fitting
 from caviar.workflow.execute import build_job
 from caviar.workflow.plan import OVERLAP_ROWS, Plan, make_plan, torch_as_before, updates
@@ -162,6 +162,7 @@ def setup_of(plan: Plan) -> Setup:
         train,
         dev,
         optimizer=lambda model: build_optimizer(recipe.optimizer, model),
+        held=held_by(job.optimizer, plan.model),
         penalty=penalty if penalised else None,
         augmented=augmented,
         batch_size=job.batch_size,

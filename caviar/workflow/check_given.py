@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ def given_setup(
         train,
         held_out,
         optimizer=None if optimizer is None else _rebuilder(optimizer, model),
-        held=None if optimizer is None else _held(optimizer, model),
+        held=None if optimizer is None else held_by(optimizer, model),
         penalty=penalty,
         augmented=None if augment is None else Batch(*augment(train.inputs.clone(), train.targets.clone(), generator)),
         batch_size=size,
@@ -92,7 +93,8 @@ def _check_runs(model: nn.Module, loss: Loss, train: Batch) -> None:
     outputs, _ = probe(model, part.inputs, training=True)
     _check_class_numbers(outputs, train.targets)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of shapes that broadcast, say: the checks look for that
             found = loss(outputs, part.targets)
     except Exception as error:
         words = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
@@ -131,7 +133,8 @@ def _batches(data: Any, batch_size: int | None, rows: int | None) -> tuple[int |
     return size, size == 1 or (rows is not None and not drops and rows % size == 1)
 
 
-def _held(optimizer: torch.optim.Optimizer, model: nn.Module) -> Held:
+def held_by(optimizer: torch.optim.Optimizer, model: nn.Module) -> Held:
+    """Return which of the model's trainable parameters an optimiser lacks, and what else it holds."""
     inside = {id(each) for group in optimizer.param_groups for each in group["params"]}
     own = {id(each) for each in model.parameters()}
     absent = [

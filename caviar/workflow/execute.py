@@ -86,8 +86,7 @@ def _train(
     job = build_job(plan)
     folder.checkpoints.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
-    average = None if job.average is None else job.average.average
-    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device, average)
+    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device, job.averaged_model)
     store.delete_after(-1 if start is None else state.step)
     if start is not None:
         start.tensors.clear()  # they have been copied: a second state need not stay in memory

@@ -84,7 +84,7 @@ def _augment(raw: RawData, recipe: Recipe) -> Augment | None:
         return None
     if raw.kind != "pictures":
         raise InputError(f"[augment] changes pictures, and this data is of kind {raw.kind!r}. Leave the section out.")
-    check_settings(settings, *raw.inputs.shape[1:3])
+    check_settings(settings, *raw.inputs.shape[1:])
     if mixes_labels(settings) and recipe.loss.name in ("hinge", "logistic"):
         raise InputError(
             "augment.mixup and augment.cutmix make labels partly one class and partly another, which loss.name "

@@ -11,15 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from caviar.recipe.names import Family
-
 if TYPE_CHECKING:
+    from caviar.diagnose.checks_setup import CheckReport
+    from caviar.recipe.names import Family
     from caviar.workflow.plan import Plan
+    from caviar.workflow.preview import Course
 
 SHOW_AFTER_SECONDS = 1.0
 REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
+BLOCKS_WIDTH = 72
 MAX_LAYERS = 30
+STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
 def notes_console(*, quiet: bool) -> Console:
@@ -116,6 +119,19 @@ def _decisions(plan: "Plan") -> list[str]:
     return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
 
 
+def check_tables(report: "CheckReport") -> list[Table | str]:
+    """Return the table of all checks, then what to try where one failed."""
+    table = _table("check", "what", "result", "evidence", left=4)
+    for each in report.results:
+        table.add_row(each.code, each.title, Text(each.status, STYLES[each.status]), each.words)
+    counts = report.to_dict()
+    seconds = sum(each.seconds for each in report.results)
+    total = f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped in {seconds:.0f} s."
+    if report.ok:
+        return [table, "", total]
+    return [table, "", total, "What to try:", *(f"  {each.code}: {each.remedy}" for each in report.failed)]
+
+
 def report_tables(report: dict[str, Any]) -> list[Table | str]:
     """Return the tables of one evaluation: metric with its interval beside the baseline, then the classes."""
     where = "Test split" if report.get("split") == "test" else "Evaluation"
@@ -133,7 +149,7 @@ def report_tables(report: dict[str, Any]) -> list[Table | str]:
     return [*tables, ""]
 
 
-def names_tables(families: Iterable[Family]) -> list[Table | str]:
+def names_tables(families: "Iterable[Family]") -> list[Table | str]:
     """Return a heading and a table, a line for each name, for every family of names."""
     tables: list[Table | str] = []
     for family in families:
@@ -142,7 +158,22 @@ def names_tables(families: Iterable[Family]) -> list[Table | str]:
     return [*tables, "Try one: caviar train sample:digits --set model.activation=gelu"]
 
 
-def _names_table(family: Family) -> Table:
+def course_tables(course: "Course") -> list[Table | str]:
+    """Return a heading, the course as a line of blocks, and a table of it."""
+    from caviar.optim import sparkline
+
+    total, per_epoch = course.total_steps, course.steps_per_epoch
+    steps = f"{total:,} steps, {per_epoch:,} an epoch"
+    waits = ["It waits for the dev metric to stall; here it never does.", ""] if course.waits else []
+    rows = course.table()
+    table = _table(*(name.replace("_", " ") for name in rows[0]), left=0)
+    for row in rows:
+        table.add_row(f"{row['step']:,}", f"{row['epoch']:.2f}", *(f"{row[n]:.6g}" for n in list(row)[2:]))
+    line = sparkline(course.learning_rate, total, BLOCKS_WIDTH)
+    return [f"Learning rate, schedule {course.name}: {steps}", "", line, "", *waits, table]
+
+
+def _names_table(family: "Family") -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2), pad_edge=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

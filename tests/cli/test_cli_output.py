@@ -57,6 +57,7 @@ COMMANDS = {
     "train resume": ["train", "--resume", "runs/table"],
     "recipe": ["recipe", "t.csv", "--target", "label"],
     "names": ["recipe", "--list"],
+    "check": ["check", "t.csv", "--target", "label"],
     "evaluate table": ["evaluate", "runs/table/bundle", "test.csv"],
     "evaluate prices": ["evaluate", "runs/prices", "prices.csv"],
     "evaluate arrays": ["evaluate", "runs/arrays/bundle", "xy.npz"],
@@ -65,6 +66,9 @@ COMMANDS = {
     "predict to a file": ["predict", "runs/table/bundle", "test.csv", "--output", "p.csv"],
     "predict prices": ["predict", "runs/prices/bundle", "prices.csv"],
     "predict pictures": ["predict", "runs/pictures/bundle", "pictures/dark/000.png"],
+    "diagnose": ["diagnose", "runs/table"],
+    "explain": ["explain", "LR003"],
+    "explain all": ["explain"],
     "runs": ["runs"],
     "runs of none": ["runs", "--runs-dir", "nowhere"],
 }

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError
 from caviar.optim import build_averaging
 from caviar.optim.average_settings import EMASettings, SWASettings
-from caviar.train.checkpoints import Checkpoints, read_checkpoint
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest, isolated_randomness, judged_model, train
 from caviar.train.state import State, unpack
 from tests.train.conftest import each_loss, small_net

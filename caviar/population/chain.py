@@ -1,0 +1,209 @@
+"""Members whose module is a chain of layers, trained without autograd: the fastest form there is on a CPU."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from caviar.optim.lists import Number, is_zero
+from caviar.optim.settings import SGDSettings
+from caviar.population.chain_find import NoChainError, find_links
+from caviar.population.chain_group import Common, Group
+from caviar.population.chain_links import Batch, Link
+from caviar.population.chain_loss import Loss, build_chain_loss
+from caviar.population.cohort import Cohort, Step
+
+GROUP_BYTES = 8_000_000
+"""Weights and momenta of the members that a step takes together: what a core's share of the cache holds well."""
+
+
+def build_chain(cohort: Cohort, example: Tensor, *, onednn: bool = False) -> "Chain | str":
+    """Return the executor of a cohort, or in words why its members cannot be trained so.
+
+    example: a batch of inputs of the usual size. onednn: have large products done by oneDNN, see `onednn_product`.
+    """
+    reason = _unsuited(cohort) or (_without_onednn(cohort) if onednn else "")
+    if reason:
+        return reason
+    try:
+        links, num_outputs = find_links(cohort.template, example, cohort.value("dropout", None), onednn=onednn)
+    except NoChainError as why:
+        return str(why)
+    parameters = {name for link in links for name in _parameters(link)}
+    for name, parameter in cohort.template.named_parameters():
+        if name not in parameters or not parameter.requires_grad:
+            return f"{name} " + ("is frozen" if name in parameters else "belongs to no layer of the chain")
+    loss = build_chain_loss(cohort, num_outputs, _like(cohort))
+    return loss if isinstance(loss, str) else Chain(cohort, links, num_outputs, loss)
+
+
+class Chain:
+    """Trains members of a chain of layers by products that write where they are needed.
+
+    A step runs group after group: as many members as fit into the cache with all that they remember, so few for large
+    nets that it is one member after another.
+    """
+
+    kind = "chain"
+    draws_globally = False
+
+    def __init__(self, cohort: Cohort, links: Sequence[Link], num_outputs: int, loss: Loss) -> None:
+        settings = cohort.optimizer
+        assert isinstance(settings, SGDSettings)
+        self.num_members = len(cohort)
+        self._draws = cohort.draws
+        self._num_outputs, self._loss, self._batch = num_outputs, loss, Batch()
+        self._rate = _number(cohort.value("learning_rate", settings.learning_rate))
+        self._momentum = _number(cohort.value("momentum", settings.momentum))
+        self._decay = _number(cohort.value("weight_decay", settings.weight_decay))
+        self._present: Sequence[bool] | None = None
+        like = _like(cohort)
+        moving = not is_zero(self._momentum)
+        one = sum(cohort.weights[name][0].nbytes for link in links for name in _parameters(link))
+        size = max(1, GROUP_BYTES // (one * (2 if moving else 1)))
+        bounds = [(start, min(start + size, len(cohort))) for start in range(0, len(cohort), size)]
+        common = Common(links, loss, self._batch, moving, settings.rate_in_velocity)
+        self._groups = [Group(cohort.slice(start, end), start, common) for start, end in bounds]
+        self._log = _Log(like, self.num_members)
+        self._set_numbers()
+
+    def step(self, step: Step) -> None:
+        inputs, targets, weights = step.inputs.flatten(1), step.targets, step.weights
+        batch = self._batch
+        batch.size = len(inputs)
+        if batch.size == 1:
+            inputs, targets, weights = _doubled(inputs, targets, weights, self.num_members)
+        batch.inputs, batch.weights = inputs, weights
+        present = None if weights is None else weights.any(dim=1).tolist()
+        self._take_numbers(step, None if present is None or all(present) else present)
+        batch.losses = self._log.row(self._loss.prepare(targets, batch))
+        for group in self._groups:
+            group.step(len(inputs))
+
+    def _take_numbers(self, step: Step, present: Sequence[bool] | None) -> None:
+        if step.learning_rate is None and step.momentum is None and present == self._present:
+            return
+        if step.learning_rate is not None:
+            self._rate = _number(step.learning_rate)
+        if step.momentum is not None:
+            self._momentum = _number(step.momentum)
+        self._present = self._batch.present = present
+        self._set_numbers()
+
+    def _set_numbers(self) -> None:
+        """Tell the groups; for members that learn nothing from this batch, what leaves everything as it is."""
+        rate, momentum, decay = self._rate, self._momentum, self._decay
+        if self._present is not None:
+            present = torch.tensor(self._present)
+            rate, decay = (_everyone(number, present) * present for number in (rate, decay))
+            momentum = torch.where(present, _everyone(momentum, present), 1.0)
+        for group in self._groups:
+            group.set_numbers(rate, momentum, decay)
+
+    def losses(self) -> Tensor:
+        return self._log.take()
+
+    @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> Tensor:
+        signal = inputs.flatten(1)
+        if len(signal) == 1:
+            signal = signal.expand(2, -1)
+        found = torch.cat([group.evaluate(signal.t().unsqueeze(0)) for group in self._groups])
+        return found[:, : self._num_outputs, : len(inputs)].transpose(1, 2).contiguous()
+
+    def state(self) -> dict[str, Tensor]:
+        parts = [group.views() for group in self._groups]
+        state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {**state, "draws": torch.stack([generator.get_state() for generator in self._draws])}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for group in self._groups:
+            for name, view in group.views().items():
+                view.copy_(state[name][group.start : group.start + group.num_members])
+        for generator, draws in zip(self._draws, state["draws"], strict=True):
+            generator.set_state(draws.cpu().clone())  # torch crashes at a row of a larger tensor
+
+    def close(self) -> None:
+        """Let go of the memory that steps work in."""
+        for group in self._groups:
+            group.forget()
+
+
+class _Log:
+    """The losses of steps that nobody has asked for yet."""
+
+    def __init__(self, like: Tensor, num_members: int) -> None:
+        self._rows = like.new_empty(256, num_members)
+        self._factors: list[float] = []
+
+    def row(self, factor: float) -> Tensor:
+        """Return where the next step's losses go; factor: what they must be multiplied with."""
+        if len(self._factors) == len(self._rows):
+            self._rows = torch.cat([self._rows, torch.empty_like(self._rows)])
+        self._factors.append(factor)
+        return self._rows[len(self._factors) - 1]
+
+    def take(self) -> Tensor:
+        factors = self._rows.new_tensor(self._factors).unsqueeze(1)
+        taken = self._rows[: len(self._factors)] * factors
+        self._factors = []
+        return taken
+
+
+def _unsuited(cohort: Cohort) -> str:
+    """Return what a chain cannot do for a cohort, or ""."""
+    settings, like = cohort.optimizer, _like(cohort)
+    if like.device.type != "cpu":
+        return f"a chain works on the CPU, not on {like.device.type}"
+    if any(tensor.dtype != like.dtype for tensor in cohort.weights.values() if tensor.is_floating_point()):
+        return "its weights are of several number types"
+    if like.dtype not in (torch.float32, torch.float64):
+        return f"its weights are {like.dtype}"
+    if cohort.autocast:
+        return "it is to compute in bfloat16"
+    if not isinstance(settings, SGDSettings):
+        return f"the update rule {settings.name} is not laid out"
+    if settings.nesterov:
+        return "Nesterov's momentum is not laid out"
+    penalties = cohort.regularization
+    if penalties.l1 or penalties.l2 or penalties.max_norm != "none" or {"l1", "l2", "max_norm"} & set(cohort.values):
+        return "penalties on weights are not laid out"
+    if cohort.clip_norm is not None or "clip_norm" in cohort.values:
+        return "clipping of gradients is not laid out"
+    return ""
+
+
+def _without_onednn(cohort: Cohort) -> str:
+    if _like(cohort).dtype != torch.float32:
+        return "oneDNN multiplies float32 only"
+    return "" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "this build of torch has no oneDNN"
+
+
+def _like(cohort: Cohort) -> Tensor:
+    return next(tensor for tensor in cohort.weights.values() if tensor.is_floating_point())
+
+
+def _parameters(link: Link) -> list[str]:
+    return [name for stored in link.stored.values() for name in stored.names(torch.empty(1, *stored.shape))]
+
+
+def _number(number: Number) -> Number:
+    return float(number) if isinstance(number, Tensor) and number.dim() == 0 else number
+
+
+def _everyone(number: Number, present: Tensor) -> Tensor:
+    return number if isinstance(number, Tensor) else torch.full(present.shape, number, dtype=torch.float64)
+
+
+def _doubled(
+    inputs: Tensor, targets: Tensor, weights: Tensor | None, num_members: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add an example of weight 0 to a batch of one: products with a single column round differently (see `Affine`)."""
+    given = inputs.new_ones(num_members, 1) if weights is None else weights
+    weights = functional.pad(given, (0, 1))
+    return inputs.expand(2, -1), torch.cat([targets, targets]), weights
+
+
+__all__ = ["Chain", "build_chain"]
