@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from caviar.core.errors import CaviarError, InputError, Interrupted, RunError
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.population import Population
+    from caviar.core.findings import Finding
+    from caviar.diagnose.checks_setup import CheckReport
+    from caviar.diagnose.watch import watch
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
@@ -30,6 +33,7 @@ _HOMES = {
     "Bundle": ("caviar.bundle", "Bundle"),
     "CaviarError": ("caviar.core.errors", "CaviarError"),
     "CheckReport": ("caviar.diagnose.checks_setup", "CheckReport"),
+    "Finding": ("caviar.core.findings", "Finding"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
     "Population": ("caviar.population", "Population"),
@@ -41,12 +45,14 @@ _HOMES = {
     "evaluate": ("caviar.workflow.evaluate", "evaluate"),
     "load": ("caviar.bundle", "load_bundle"),
     "train": ("caviar.workflow.train", "train"),
+    "watch": ("caviar.diagnose.watch", "watch"),
 }
 
 __all__ = [
     "Bundle",
     "CaviarError",
     "CheckReport",
+    "Finding",
     "InputError",
     "Interrupted",
     "Population",
@@ -59,6 +65,7 @@ __all__ = [
     "evaluate",
     "load",
     "train",
+    "watch",
 ]
 
 

@@ -17,8 +17,8 @@ from caviar.core.observer import EpochFacts, Moment
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder
 from caviar.core.store import Store
+from caviar.diagnose.live import LiveFindings
 from caviar.diagnose.quantities import Smoother, Watcher
-from caviar.workflow.watching import LiveFindings
 
 FLUSH_SECONDS = 1.0
 REFRESH_SECONDS = 0.2
