@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | clean. Needs Python 3.11 or newer; everything else is installed into .venv.
+# make demo | test | lint | docs | bench | clean. Needs Python 3.11 or newer; everything else is installed into .venv.
 
 VENV ?= .venv
 WORKERS ?= 2
@@ -13,12 +13,13 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test docs lint bench clean
 
 help:
 	@echo 'make demo    install into $(VENV), then train on handwritten digits'
 	@echo 'make test    install into $(VENV), check style and types, run all tests'
 	@echo 'make lint    style and types only'
+	@echo 'make docs    write docs/reference/ from the docstrings'
 	@echo 'make bench   install into $(VENV), measure speed and faults side by side (long)'
 	@echo 'make clean   remove $(VENV) and what tools cached; runs/ stays'
 
@@ -27,6 +28,9 @@ demo: $(VENV)/.caviar
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+docs: $(VENV)/.caviar-test
+	$(BIN)/python -m docs.build
 
 lint: $(VENV)/.caviar-test
 	$(BIN)/ruff check .

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from caviar.bundle import Bundle, Predictions
     from caviar.bundle import load_bundle as load
     from caviar.core.errors import CaviarError, InputError, Interrupted, RunError
+    from caviar.diagnose.checks_setup import CheckReport
+    from caviar.population import Population
     from caviar.recipe import Recipe
+    from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
     from caviar.workflow.run import Run
     from caviar.workflow.train import train
@@ -26,12 +29,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Bundle": ("caviar.bundle", "Bundle"),
     "CaviarError": ("caviar.core.errors", "CaviarError"),
+    "CheckReport": ("caviar.diagnose.checks_setup", "CheckReport"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
+    "Population": ("caviar.population", "Population"),
     "Predictions": ("caviar.bundle", "Predictions"),
     "Recipe": ("caviar.recipe", "Recipe"),
     "Run": ("caviar.workflow.run", "Run"),
     "RunError": ("caviar.core.errors", "RunError"),
+    "check": ("caviar.workflow.check", "check"),
     "evaluate": ("caviar.workflow.evaluate", "evaluate"),
     "load": ("caviar.bundle", "load_bundle"),
     "train": ("caviar.workflow.train", "train"),
@@ -40,13 +46,16 @@ _HOMES = {
 __all__ = [
     "Bundle",
     "CaviarError",
+    "CheckReport",
     "InputError",
     "Interrupted",
+    "Population",
     "Predictions",
     "Recipe",
     "Run",
     "RunError",
     "__version__",
+    "check",
     "evaluate",
     "load",
     "train",

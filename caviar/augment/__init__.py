@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from caviar.augment.pipeline import augment, build_augment, check_settings, is_none, mix, mixes_labels
     from caviar.augment.settings import AUGMENTATIONS, AugmentSettings
     from caviar.augment.sheet import picture_sheet
-    from caviar.augment.views import average_predictions, flip_views, ten_crop
+    from caviar.augment.views import average_predictions, flip_views, ten_crop, zoomed_ten_crop
     from caviar.augment.windows import crop, flip, random_crop, random_flip
 
 _HOMES = {
@@ -68,6 +68,7 @@ _HOMES = {
     "soft_labels": "mixing",
     "ten_crop": "views",
     "warp": "geometry",
+    "zoomed_ten_crop": "views",
 }
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "soft_labels",
     "ten_crop",
     "warp",
+    "zoomed_ten_crop",
 ]
 
 

@@ -185,12 +185,18 @@ def random_translation(pictures: Tensor, generator: torch.Generator, share: floa
 
 
 def random_rotation(pictures: Tensor, generator: torch.Generator, degrees: float = 15, fill: Fill = "zero") -> Tensor:
-    """Turn each picture about its centre by up to `degrees` either way (180: any angle, as for microscopy)."""
+    """Turn each picture about its centre by up to `degrees` either way (0 to 180).
+
+    When: cameras are held askew (10 to 20); 180, any angle, where there is no above, as in microscopy and from the air.
+    """
     return warp(pictures, draw_geometry(pictures, generator, rotate=degrees), fill=fill)
 
 
 def random_stretch(pictures: Tensor, generator: torch.Generator, factor: float = 1.2, fill: Fill = "zero") -> Tensor:
-    """Multiply width and height of what is shown, each by a factor from 1 / factor to factor."""
+    """Multiply width and height of what is shown, each by a factor from 1 / factor to factor (1 to 4).
+
+    When: things come in many proportions, or were photographed at an angle.
+    """
     return warp(pictures, draw_geometry(pictures, generator, stretch=factor), fill=fill)
 
 
@@ -203,13 +209,16 @@ def random_lens(pictures: Tensor, generator: torch.Generator, strength: float = 
     """Distort each picture as a lens does, between barrel (k = strength) and pincushion (k = -strength).
 
     A point of the result at distance r from the centre (1 at the corners) shows the picture at r (1 + k r^2), the first
-    term of Brown's model (1966).
+    term of Brown's model (1966). strength: 0 to 0.3. When: pictures come from several cameras, or wide-angle ones.
     """
     return warp(pictures, draw_geometry(pictures, generator, lens=strength), fill=fill)
 
 
 def random_perspective(pictures: Tensor, generator: torch.Generator, tilt: float = 0.3, fill: Fill = "zero") -> Tensor:
-    """Show each picture as a plane tilted towards the viewer: u maps to u / (1 + tilt . u), with 1 at the corners."""
+    """Show each picture as a plane tilted towards the viewer: u maps to u / (1 + tilt . u), with 1 at the corners.
+
+    tilt: 0 to 0.4. When: flat things seen from many sides: signs, pages, fronts of houses.
+    """
     return warp(pictures, draw_geometry(pictures, generator, perspective=tilt), fill=fill)
 
 
@@ -219,7 +228,8 @@ def random_scale_crop(
     """Scale each picture to a short side drawn from a range, then cut out a window at a random place.
 
     The ResNet way (He et al. 2016, after Simonyan and Zisserman 2015): short_side (256, 480), size (224, 224). The
-    aspect stays. Every window must fit: short_side is at least the longer side of `size`.
+    aspect stays. Every window must fit: short_side is at least the longer side of `size`. When: photographs in which
+    the object's size differs; the usual augmentation for large ones.
     """
     check_pictures(pictures)
     check_range("short_side", short_side, max(size), 1 << 20)

@@ -29,8 +29,13 @@ def mixes_labels(settings: AugmentSettings) -> bool:
     return settings.mixup > 0 or settings.cutmix > 0
 
 
-def check_settings(settings: AugmentSettings, height: int, width: int) -> None:
-    """Raise an InputError for settings that do not fit pictures of this size."""
+def check_settings(settings: AugmentSettings, height: int, width: int, channels: int = 3) -> None:
+    """Raise an InputError for settings that do not fit pictures of this size, or that would do nothing to them."""
+    if channels != 3 and (settings.saturation or settings.hue):
+        raise InputError(
+            "augment.saturation and augment.hue change colours, which need three channels, but the pictures have "
+            f"{channels}. Set both to 0."
+        )
     if settings.scale_crop != "none":
         check_range("augment.scale_crop", settings.scale_crop, 1, 100)
     if settings.fill == "reflect" and settings.crop_padding >= min(height, width):

@@ -1,6 +1,6 @@
 """A picture sheet: what each augmentation does, drawn a few times on given pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from caviar.augment.colour import random_colour
 from caviar.augment.geometry import draw_geometry, warp
 from caviar.augment.mixing import cutmix, mixup
 from caviar.augment.pictures import check_pictures, like
+from caviar.augment.pipeline import build_augment
+from caviar.augment.settings import AUGMENTATIONS, AugmentSettings
 from caviar.augment.views import ten_crop
 from caviar.augment.windows import random_crop, random_flip
 from caviar.core.errors import InputError
@@ -72,7 +74,38 @@ ROWS: dict[str, Row] = {
 """The rows of a sheet: label -> function of pictures and a generator."""
 
 
-def picture_sheet(pictures: Tensor, path: str | Path, *, columns: int = 10, seed: int = 0) -> Path:
+def rows_for(settings: AugmentSettings) -> dict[str, Row]:
+    """Return the rows that show what `settings` do: the pictures, each augmentation alone, all of them together.
+
+    Where nothing is asked for: the rows for everything there is (`ROWS`).
+    """
+    plain = AugmentSettings(fill=settings.fill)
+    active = [name for name in AUGMENTATIONS if getattr(settings, name) != getattr(plain, name)]
+    if not active:
+        return ROWS
+    alone = {_label(settings, name): plain.model_copy(update={name: getattr(settings, name)}) for name in active}
+    together = {"all together": settings} if len(active) > 1 else {}
+    return {"as they are": ROWS["as they are"]} | {label: _row(kept) for label, kept in (alone | together).items()}
+
+
+def _label(settings: AugmentSettings, name: str) -> str:
+    value = getattr(settings, name)
+    return f"{name} {' to '.join(f'{each:g}' for each in value) if isinstance(value, tuple) else f'{value:g}'}"
+
+
+def _row(settings: AugmentSettings) -> Row:
+    batch = build_augment(settings)
+    return lambda pictures, generator: batch(pictures, _labels(pictures), generator)[0]
+
+
+def picture_sheet(
+    pictures: Tensor,
+    path: str | Path,
+    *,
+    columns: int = 10,
+    seed: int = 0,
+    rows: Mapping[str, Row] = ROWS,
+) -> Path:
     """Write a sheet with a row for each augmentation, labelled, and return its path.
 
     Args:
@@ -81,6 +114,7 @@ def picture_sheet(pictures: Tensor, path: str | Path, *, columns: int = 10, seed
         path: where the picture file goes; its ending says the format (.png).
         columns: pictures in a row.
         seed: the draws follow it.
+        rows: label -> function of pictures and a generator; every augmentation there is, or see `rows_for`.
 
     Raises:
         InputError: there are no pictures, they have other channels, or the file cannot be written.
@@ -92,8 +126,8 @@ def picture_sheet(pictures: Tensor, path: str | Path, *, columns: int = 10, seed
             "column and one picture of one or three channels are needed."
         )
     shown = pictures[torch.arange(columns) % len(pictures)]
-    rows = {label: row(shown, torch.Generator().manual_seed(seed)) for label, row in ROWS.items()}
-    sheet = _sheet(rows, columns, tuple(shown.shape[2:]))
+    drawn = {label: row(shown, torch.Generator().manual_seed(seed)) for label, row in rows.items()}
+    sheet = _sheet(drawn, columns, tuple(shown.shape[2:]))
     try:
         sheet.save(path)
     except (OSError, ValueError) as error:

@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from caviar.augment.pictures import check_pictures
+from caviar.augment.pictures import check_number, check_pictures, like, to_unit
 from caviar.core.errors import InputError
 
 
@@ -26,6 +27,22 @@ def ten_crop(pictures: Tensor, size: tuple[int, int]) -> list[Tensor]:
     corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
     views = [pictures[:, :, top : top + tall, left : left + wide] for top, left in corners]
     return views + [view.flip(3) for view in views]
+
+
+def zoomed_ten_crop(pictures: Tensor, zoom: float = 1.125) -> list[Tensor]:
+    """Return ten views of the pictures' own size, cut out of pictures enlarged by `zoom`: see `ten_crop`.
+
+    zoom: greater than 1, at most 4; bilinear. When: for networks that take one size only and were trained on random
+    crops, as by `scale_crop`. Raises InputError when zoom is out of range, or adds no pixel.
+    """
+    check_pictures(pictures)
+    check_number("zoom", zoom, 1, 4)
+    height, width = pictures.shape[2:]
+    size = (round(height * zoom), round(width * zoom))
+    if size == (height, width):
+        raise InputError(f"zoom is {zoom}, which leaves pictures of {height} x {width} as they are. Use a larger one.")
+    enlarged = functional.interpolate(to_unit(pictures), size=size, mode="bilinear", align_corners=False)
+    return ten_crop(like(enlarged, pictures), (height, width))
 
 
 def average_predictions(predict: Callable[[Tensor], Tensor], views: Iterable[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """A bundle: fitted preprocessing and network in one folder, from raw input to predictions, without running code."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,12 @@ from caviar.bundle.manifest import (
     manifest_from_json,
     manifest_to_json,
 )
+from caviar.core.checkpoint import separate
 from caviar.core.errors import InputError, nearest
 from caviar.core.files import atomic_folder, digest_file, write_atomic, write_json
 from caviar.nn.build import build_model, lay_out_model
 from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.preprocess import TargetScaler, rebuild
-from caviar.train.checkpoints import separate
 from caviar.train.state import check_weights, load_weights
 
 if TYPE_CHECKING:
@@ -60,6 +60,19 @@ class Bundle:
         from caviar.bundle.predict import evaluate_bundle
 
         return evaluate_bundle(self, rows, target)
+
+    def with_prediction(self, **changes: Any) -> "Bundle":
+        """Return this bundle with other settings of [prediction], such as views="flip"; what is stored stays as it is.
+
+        Raises:
+            InputError: there is no such setting, or it does not suit the data or the network.
+        """
+        from caviar.bundle.forward import check_prediction, prediction_settings
+
+        recipe = {**self.manifest.recipe, "prediction": prediction_settings(self).model_dump() | changes}
+        changed = replace(self, manifest=replace(self.manifest, recipe=recipe))
+        check_prediction(prediction_settings(changed), self.manifest.kind, self.network)
+        return changed
 
     def save(self, folder: str | Path) -> Path:
         """Write the bundle to `folder`, all of it or nothing, replacing an older one there."""

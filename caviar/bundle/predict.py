@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from caviar.bundle.forward import Outputs, loss_name, network_outputs
 from caviar.bundle.read import RawInput, read_raw, read_with_targets
-from caviar.core.errors import InputError
 from caviar.nn.losses import class_scores
-from caviar.train.evaluate import EVALUATION_BATCH
 from caviar.train.metrics import classification_report, confusion_matrix, regression_report
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ class Predictions:
     probabilities: (rows, classes), or None for regression.
     unseen: for each column, how many rows held a category that training never saw (they went to its slot for those).
     notices: one sentence for each thing worth knowing.
+    std: with Monte Carlo dropout how far predictions go apart: of each probability (rows, classes), or of the values.
     """
 
     row_ids: Sequence[Any]
@@ -36,6 +36,7 @@ class Predictions:
     probabilities: NDArray[np.float32] | None
     unseen: dict[str, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    std: NDArray[Any] | None = None
 
     def __repr__(self) -> str:
         values = np.array2string(self.values, threshold=8, edgeitems=3, separator=", ")
@@ -54,10 +55,13 @@ class Predictions:
         return self.values[row]
 
     def to_frame(self) -> pl.DataFrame:
-        """Return columns row_id, prediction and, for classes, probability_<class>."""
+        """Return columns row_id, prediction and, for classes, probability_<class>; where known std or std_<class>."""
         columns: dict[str, Any] = {"row_id": self.row_ids, "prediction": self.values}
         if self.probabilities is not None:
             columns |= {f"probability_{name}": self.probabilities[:, i] for i, name in enumerate(self.classes)}
+        if self.std is not None:
+            each = {f"std_{name}": self.std[:, i] for i, name in enumerate(self.classes)}
+            columns |= each or {"std": self.std}
         return pl.DataFrame(columns)
 
 
@@ -76,7 +80,7 @@ def predict(bundle: "Bundle", rows: Any) -> Predictions:
         InputError: a column is missing, a value cannot be read, a shape does not fit.
     """
     read = read_raw(bundle.manifest, rows)
-    return _predictions(bundle, read, _outputs(bundle, read))
+    return _predictions(bundle, read, network_outputs(bundle, read.blocks(bundle.preprocess)))
 
 
 def evaluate_bundle(bundle: "Bundle", rows: Any, target: Any = None) -> dict[str, Any]:
@@ -94,68 +98,37 @@ def evaluate_bundle(bundle: "Bundle", rows: Any, target: Any = None) -> dict[str
         The report, with "unseen" and "notices" as `Predictions` has them.
     """
     read, known = read_with_targets(bundle.manifest, rows, target)
-    outputs = _outputs(bundle, read)
+    outputs = network_outputs(bundle, read.blocks(bundle.preprocess))
     seed = int(bundle.manifest.recipe.get("seed", 0))
     return report_for(bundle, outputs, known, seed) | {"unseen": _positive(read.unseen), "notices": _notices(read)}
 
 
-def report_for(bundle: "Bundle", outputs: Tensor, targets: NDArray[Any], seed: int) -> dict[str, Any]:
+def report_for(bundle: "Bundle", outputs: Outputs, targets: NDArray[Any], seed: int) -> dict[str, Any]:
     """Return the report of network outputs against targets (class numbers, or numbers in the target's own units)."""
     manifest = bundle.manifest
     if manifest.task == "classification":
         labels = torch.from_numpy(targets.astype(np.int64))
-        loss = torch.nn.functional.cross_entropy(class_scores(outputs, _loss_name(bundle)), labels).item()
-        confusion = confusion_matrix(labels, outputs.argmax(dim=1), len(manifest.classes)).numpy()
+        loss = torch.nn.functional.cross_entropy(class_scores(outputs.values, outputs.loss), labels).item()
+        confusion = confusion_matrix(labels, outputs.values.argmax(dim=1), len(manifest.classes)).numpy()
         return classification_report(confusion, manifest.classes, loss, manifest.majority)
-    return regression_report(targets.astype(np.float64), _unscaled(bundle, outputs), manifest.train_mean, seed)
+    return regression_report(targets.astype(np.float64), _unscaled(bundle, outputs.values), manifest.train_mean, seed)
 
 
-@torch.no_grad()
-def _outputs(bundle: "Bundle", read: RawInput) -> Tensor:
-    """Run the network over all blocks, in batches as large as in training's evaluation, so that not a bit differs."""
-    bundle.network.eval()
-    parameter = next(bundle.network.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    preprocess = bundle.preprocess.cpu()
-    found = [
-        _forward(bundle, batch.to(device)).float().cpu()
-        for block in read.blocks(bundle.preprocess)
-        for batch in torch.split(preprocess(block), EVALUATION_BATCH)
-    ]
-    return torch.cat(found)
-
-
-def _forward(bundle: "Bundle", batch: Tensor) -> Tensor:
-    try:
-        outputs: Tensor = bundle.network(batch)
-        return outputs
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            f"the network cannot take these inputs ({batch.dtype} of shape {tuple(batch.shape)}): "
-            f"{str(error).splitlines()[0]}. Give inputs of the type and range that it was trained on."
-        ) from error
-
-
-def _predictions(bundle: "Bundle", read: RawInput, outputs: Tensor) -> Predictions:
+def _predictions(bundle: "Bundle", read: RawInput, outputs: Outputs) -> Predictions:
     unseen, notices = _positive(read.unseen), tuple(_notices(read))
-    if _loss_name(bundle) == "hinge":
+    std = None if outputs.std is None else outputs.std.numpy()
+    if bundle.manifest.task == "regression":
+        assert bundle.scaler is not None
+        std = None if std is None else std.reshape(-1) * bundle.scaler.std
+        return Predictions(read.row_ids, _unscaled(bundle, outputs.values), (), None, unseen, notices, std)
+    if loss_name(bundle) == "hinge":
         notices = (
             *notices,
             "trained with the hinge loss: the probabilities are a softmax of its scores, not calibrated.",
         )
-    if bundle.manifest.task == "regression":
-        return Predictions(read.row_ids, _unscaled(bundle, outputs), (), None, unseen, notices)
-    probabilities = torch.softmax(class_scores(outputs, _loss_name(bundle)), dim=1).numpy()
-    names = np.array(bundle.classes)[outputs.argmax(dim=1).numpy()]
-    return Predictions(read.row_ids, names, bundle.classes, probabilities, unseen, notices)
-
-
-def _loss_name(bundle: "Bundle") -> str:
-    """Return the loss that decides what the outputs mean as probabilities."""
-    loss = bundle.manifest.recipe.get("loss", {})
-    return str(loss.get("name", "cross_entropy")) if isinstance(loss, Mapping) else "cross_entropy"
+    probabilities = torch.softmax(class_scores(outputs.values, outputs.loss), dim=1).numpy()
+    names = np.array(bundle.classes)[outputs.values.argmax(dim=1).numpy()]
+    return Predictions(read.row_ids, names, bundle.classes, probabilities, unseen, notices, std)
 
 
 def _positive(counts: Mapping[str, int]) -> dict[str, int]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from caviar.cli.output import JsonFlag, Output, QuietFlag
+from caviar.cli.output import JsonFlag, Output, PredictionOption, QuietFlag
 
 
 def evaluate(
@@ -17,15 +17,16 @@ def evaluate(
     target: Annotated[
         str | None, typer.Option(help="Another name of the target column; the targets' file (.npy).")
     ] = None,
+    assignments: PredictionOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Evaluate BUNDLE on DATA that holds the true targets."""
-    from caviar.bundle import load_bundle
+    from caviar.workflow.evaluate import open_bundle
     from caviar.workflow.show import report_tables
 
     output = Output(as_json, quiet)
-    report = load_bundle(bundle).evaluate(data, target)
+    report = open_bundle(bundle, assignments or []).evaluate(data, target)
     unseen, notices = report.pop("unseen"), report.pop("notices")
     output.note(notices)
     output.say(*report_tables(report))

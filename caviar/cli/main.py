@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from caviar import __version__
+from caviar.cli.check import check
 from caviar.cli.evaluate import evaluate
 from caviar.cli.output import give_error
 from caviar.cli.predict import predict
@@ -49,6 +50,7 @@ app = typer.Typer(
 for command, summary in (
     (train, "Train on a table, pictures, arrays or a recipe."),
     (recipe, "Print the complete recipe that caviar would use."),
+    (check, "Look for faults before the long run."),
     (evaluate, "Compare a trained model with known targets."),
     (predict, "Predict new rows or pictures."),
     (runs, "List the runs."),

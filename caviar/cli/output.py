@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and the JSON, with --json).")]
 ProductQuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the result and errors.")]
+PredictionOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="prediction.KEY=VALUE", help="How to predict, such as prediction.views=flip."),
+]
 
 PLAIN_WIDTH = 120
 """Columns of tables where stdout is a file or a pipe."""
@@ -58,6 +63,16 @@ class Output:
         """Print the one JSON object of a command, when it was asked for."""
         if self.as_json:
             _print_json(kind, fields)
+
+
+def check_destination(path: Path, what: str) -> None:
+    """Refuse, before long work, a file (`what`) that cannot be written."""
+    from caviar.core.errors import InputError
+
+    if path.is_dir():
+        raise InputError(f"{path}: a folder. Name {what} to write: --output {path / 'NAME'}.")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or name another file.")
 
 
 def give_error(arguments: Sequence[str], message: str, exit_code: int) -> None:

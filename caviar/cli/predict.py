@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from caviar.cli.output import JsonFlag, Output, ProductQuietFlag
+from caviar.cli.output import JsonFlag, Output, PredictionOption, ProductQuietFlag, check_destination
 
 
 def predict(
@@ -16,16 +16,17 @@ def predict(
     destination: Annotated[
         Path | None, typer.Option("--output", "-o", help="The CSV file to write; without it CSV goes to stdout.")
     ] = None,
+    assignments: PredictionOption = None,
     as_json: JsonFlag = False,
     quiet: ProductQuietFlag = False,
 ) -> None:
     """Predict each row of DATA with BUNDLE and write row_id, prediction, and a probability for each class as CSV."""
-    from caviar.bundle import load_bundle
+    from caviar.workflow.evaluate import open_bundle
 
     output = Output(as_json, quiet)
     if destination is not None:
-        _check_destination(destination)
-    predictions = load_bundle(bundle).predict(data)
+        check_destination(destination, "the CSV file")
+    predictions = open_bundle(bundle, assignments or []).predict(data)
     output.note(predictions.notices)
     frame = predictions.to_frame()
     if destination is not None:
@@ -43,16 +44,6 @@ def predict(
         notices=predictions.notices,
         **({} if destination else {"predictions": frame.to_dicts() if as_json else []}),
     )
-
-
-def _check_destination(path: Path) -> None:
-    """Refuse, before long work, a file that cannot be written."""
-    from caviar.core.errors import InputError
-
-    if path.is_dir():
-        raise InputError(f"{path}: a folder. Name the CSV file to write: --output {path / 'predictions.csv'}.")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist. Make it first, or name another file.")
 
 
 def _write(path: Path, text: str) -> None:

@@ -23,3 +23,11 @@ def epoch_order(seed: int, epoch: int, num_rows: int) -> Tensor:
     """Return the order of epoch `epoch`: a permutation of range(num_rows) that depends on (seed, epoch) only."""
     dtype = torch.int32 if num_rows < 2**31 else torch.int64
     return torch.randperm(num_rows, generator=generator_for(seed, "order", epoch), dtype=dtype)
+
+
+def set_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Put a generator's state back.
+
+    Torch reads a state from the start of its storage, wherever a view begins: a row of several states crashes it.
+    """
+    generator.set_state(state.to("cpu", copy=True))

@@ -2,7 +2,7 @@
 
 from caviar.nn.activation_facts import ACTIVATION_FACTS, ActivationFacts, activation_facts
 from caviar.nn.activations import ACTIVATIONS, Maxout, MaxoutLinear, build_activation
-from caviar.nn.batch_norm_tools import FoldReport, drop_cancelled_biases, fold_batch_norm, recalibrate
+from caviar.nn.batch_norm_tools import FoldReport, drop_cancelled_biases, fold_batch_norm, keeps_statistics, recalibrate
 from caviar.nn.build import adapt_model, build_model, looks_at_data
 from caviar.nn.build_loss import Loss, build_loss, resolve_loss
 from caviar.nn.checks import check_outputs
@@ -15,6 +15,7 @@ from caviar.nn.dropout import (
     MonteCarlo,
     drop_connect,
     dropout,
+    has_dropout,
     monte_carlo_predict,
 )
 from caviar.nn.fans import fan_in_and_fan_out
@@ -103,9 +104,11 @@ __all__ = [
     "fold_batch_norm",
     "has_batch_norm",
     "has_convolutions",
+    "has_dropout",
     "hinge",
     "huber",
     "initialise",
+    "keeps_statistics",
     "l1_penalty",
     "l2_penalty",
     "limit_norms",

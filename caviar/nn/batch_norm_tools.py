@@ -129,6 +129,11 @@ def drop_cancelled_biases(model: nn.Module) -> list[str]:
     return dropped
 
 
+def keeps_statistics(model: nn.Module) -> bool:
+    """Say whether the model has a batch norm with running averages, which `recalibrate` could compute anew."""
+    return any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in model.modules())
+
+
 class _Moments:
     """Count, mean and sum of squared deviations of each channel, merged batch by batch (Chan et al., 1979)."""
 

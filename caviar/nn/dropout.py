@@ -33,6 +33,7 @@ def dropout(
     inverted: training gives inputs * mask / (1 - rate), evaluation the inputs as they are.
     classic: training gives inputs * mask, evaluation inputs * (1 - rate): the form of the paper, scaled at test time.
     Both have the same expected output in training as in evaluation; they differ by the factor 1 - rate throughout.
+    When: train is much better than dev and there are no more data; 0.5 between wide layers, 0.1 to 0.3 elsewhere.
 
     Args:
         inputs: any shape; with members, (members, batch, ...).
@@ -151,15 +152,21 @@ class DropConnectLinear(nn.Linear):
 def drop_connect(
     weight: Tensor, rate: float | Tensor, *, training: bool = True, generator: Generators = None
 ) -> Tensor:
-    """Return weights with a share of them dropped, scaled by 1 / (1 - rate): DropConnect for any layer.
+    """Return weights with a share of them dropped, scaled by 1 / (1 - rate): DropConnect (Wan et al., 2013).
 
-    weight: any shape, or (members, fan_out, fan_in) with rate [members] or a generator for each member.
+    weight: of any layer and shape, or (members, fan_out, fan_in) with rate [members] or a generator for each member.
+    rate: 0 to below 1. When: as dropout; a little stronger, and slower, for wide fully connected layers.
     """
     return dropout(weight, rate, training=training, generator=generator)
 
 
 DROPOUTS: Final = (_DropoutNd, Dropout, DropConnectLinear)
 """Every kind of layer that drops something while training."""
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Say whether the model drops something while training."""
+    return any(isinstance(module, DROPOUTS) for module in model.modules())
 
 
 class MonteCarlo(NamedTuple):

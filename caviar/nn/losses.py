@@ -66,7 +66,8 @@ def hinge(
 
     logits z ([members,] batch, classes), targets y class numbers, margin > 0 (1 is usual: the scale of the scores is
     free). Only scores are learned, no probabilities; once every margin is kept the loss is 0 and learning stops.
-    torch's multi_margin_loss is this divided by the number of classes.
+    torch's multi_margin_loss is this divided by the number of classes. class_weights (classes,) multiply each example
+    by the weight of its class. When: only the order of the classes matters, as in support vector machines.
     """
     logits = _at_least_float32(logits)
     labels = _labels_like(logits, targets).unsqueeze(-1)
@@ -89,6 +90,7 @@ def logistic(
     logits z ([members,] batch, classes), targets y class numbers. With a single output, logits ([members,] batch, 1) or
     (batch,), targets are 0 or 1 and it is the binary logistic loss (logistic regression). Probabilities are
     sigmoid(z_c), each on its own; `class_log_probabilities` divides them by their sum to choose one class.
+    When: two classes, or classes of which several may hold; class_weights (classes,) as for `cross_entropy`.
     """
     logits = _at_least_float32(logits)
     logits = logits.unsqueeze(-1) if logits.dim() == 1 else logits
@@ -105,7 +107,7 @@ def logistic(
 def mean_squared_error(
     outputs: Tensor, targets: Tensor, *, example_weights: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
-    """(outputs - targets)^2: the usual loss for numbers; large errors count most.
+    """(outputs - targets)^2: the usual loss for numbers; large errors count most, so outliers pull hard.
 
     outputs (batch,) or (batch, 1), members (members, batch, 1); targets (batch,) or (members, batch).
     """
@@ -126,7 +128,7 @@ def huber(
     """Huber's loss (1964): e^2 / 2 for |e| <= delta, delta (|e| - delta / 2) beyond, where e = outputs - targets.
 
     Quadratic for small errors, linear for large ones, so that outliers pull with a bounded force. delta > 0 stands in
-    units of the (standardised) targets. Shapes as for `mean_squared_error`.
+    units of the (standardised) targets. Shapes as for `mean_squared_error`. When: some targets are far off or wrong.
     """
     size = _errors(_at_least_float32(outputs), targets).abs()
     limit = cast_over_members(delta, size)

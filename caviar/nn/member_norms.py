@@ -93,16 +93,21 @@ def members_batch_norm(
 def members_layer_norm(
     inputs: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Layer norm over the features of every example (Ba, Kiros and Hinton, 2016), inputs (members, batch, features)."""
+    """Layer norm, (x - mean) / sqrt(var + eps) * weight + bias over the features of every example (Ba et al., 2016).
+
+    inputs (members, batch, features); weight and bias (members, features).
+    """
     return _affine(functional.layer_norm(inputs, inputs.shape[-1:], eps=eps), weight, bias)
 
 
 def members_group_norm(
     inputs: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """Group norm (Wu and He, 2018) of inputs (members, batch, channels, ...).
+    """Group norm of inputs (members, batch, channels, ...), each example by itself (Wu and He, 2018).
 
-    One group is layer norm over channels and pixels, as many groups as channels instance norm (Ulyanov et al., 2016).
+    (x - mean) / sqrt(var + eps) * weight + bias, with mean and variance over the pixels and channels of a group; groups
+    divide the channels, weight and bias are (members, channels). One group is layer norm over channels and pixels, as
+    many groups as channels instance norm (Ulyanov et al., 2016).
     """
     if groups < 1 or inputs.shape[2] % groups != 0:
         raise InputError(f"groups must divide the {inputs.shape[2]} channels, but {groups} arrived.")

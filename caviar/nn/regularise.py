@@ -37,7 +37,8 @@ def regularised_weights(model: nn.Module) -> list[nn.Parameter]:
 def l2_penalty(parameters: Iterable[Tensor], strength: float | Tensor) -> Tensor:
     """strength / 2 * sum of w^2: ridge; its gradient strength * w is what weight_decay adds in SGD.
 
-    strength: at least 0, a number or [members]. Draws all weights towards 0 in proportion to their size.
+    strength: at least 0, a number or [members]; 1e-5 to 1e-2 is usual. Draws all weights towards 0 in proportion to
+    their size. When: train is much better than dev; with Adam and its relatives decoupled weight decay works better.
     """
     return elastic_net_penalty(parameters, l2=strength)
 
@@ -45,7 +46,7 @@ def l2_penalty(parameters: Iterable[Tensor], strength: float | Tensor) -> Tensor
 def l1_penalty(parameters: Iterable[Tensor], strength: float | Tensor) -> Tensor:
     """strength * sum of |w|: lasso; the gradient strength * sign(w), 0 at 0, drives small weights to about 0.
 
-    strength: at least 0, a number or [members].
+    strength: at least 0, a number or [members]. When: many inputs are of no use, or weights shall be cut off later.
     """
     return elastic_net_penalty(parameters, l1=strength)
 

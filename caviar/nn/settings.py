@@ -33,7 +33,7 @@ DropoutForm = Literal["inverted", "classic", "alpha", "dropconnect"]
 
 
 class MLPSettings(Settings):
-    """A multilayer perceptron: linear, norm, activation, dropout for each width, then a linear output."""
+    """A multilayer perceptron: linear, norm, activation, dropout for each width; linear output."""
 
     name: Literal["mlp"] = "mlp"
     """the network's name"""
@@ -46,7 +46,7 @@ class MLPSettings(Settings):
     norm: Literal["none", "batch", "layer"] = "batch"
     """none, batch or layer normalisation before each activation"""
     dropout: Auto | Rate = "auto"
-    """share of hidden units dropped while training (0 to below 1); auto: from the number of training rows"""
+    """share of hidden units dropped while training (0 to below 1); auto: from the number of rows"""
     dropout_form: DropoutForm = "inverted"
     """inverted; classic (scales at test time); alpha (for selu); dropconnect (drops weights, not units)"""
     init: InitName = "auto"
@@ -60,7 +60,7 @@ class MLPSettings(Settings):
 
 
 class ConvNetSettings(Settings):
-    """A small convolutional network: conv 3x3, norm, max pool 2, ReLU for each of channels, then fully connected."""
+    """A small convolutional net: conv 3x3, norm, max pool 2, activation; then connected layers."""
 
     name: Literal["convnet"] = "convnet"
     """the network's name"""
@@ -100,7 +100,7 @@ class CodeSettings(Settings):
 
 
 class GivenSettings(Settings):
-    """A module handed over from Python; it must be handed over again to resume the run or load its bundle."""
+    """A module handed over from Python, and again to resume the run or to load its bundle."""
 
     name: Literal["given"] = "given"
     """the word for a module handed over from Python"""
@@ -123,7 +123,7 @@ class AutoLossSettings(Settings):
     label_smoothing: Rate = 0.0
     """share of the label's weight spread evenly over all classes (0 to below 1)"""
     class_weights: ClassWeights = "none"
-    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+    """none, balanced (inverse to the counts in train) or one weight for each class, in order"""
 
 
 class CrossEntropySettings(Settings):
@@ -134,7 +134,7 @@ class CrossEntropySettings(Settings):
     label_smoothing: Rate = 0.0
     """share of the label's weight spread evenly over all classes (0 to below 1)"""
     class_weights: ClassWeights = "none"
-    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+    """none, balanced (inverse to the counts in train) or one weight for each class, in order"""
 
 
 class HingeSettings(Settings):
@@ -145,7 +145,7 @@ class HingeSettings(Settings):
     margin: Positive = 1.0
     """how much higher than any other the right class's score must be"""
     class_weights: ClassWeights = "none"
-    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+    """none, balanced (inverse to the counts in train) or one weight for each class, in order"""
 
 
 class LogisticSettings(Settings):
@@ -154,7 +154,7 @@ class LogisticSettings(Settings):
     name: Literal["logistic"] = "logistic"
     """the loss's name"""
     class_weights: ClassWeights = "none"
-    """none, balanced (inverse to the classes' counts in train) or one weight for each class, in their order"""
+    """none, balanced (inverse to the counts in train) or one weight for each class, in order"""
 
 
 class MeanSquaredErrorSettings(Settings):

@@ -1,6 +1,7 @@
 """Update rules, schedules, clipping, running averages, and an optimiser's state as tensors."""
 
 from caviar.optim.averages import AveragedModel, RunningAverage, ewma, stochastic_weight_average
+from caviar.optim.averaging import Averaging, build_averaging, check_average
 from caviar.optim.build import build_optimizer, parameter_groups, set_learning_rate, set_momentum
 from caviar.optim.build_schedule import build_momentum_schedule, build_schedule, check_schedule, momentum_of
 from caviar.optim.clip import clip_gradients
@@ -19,6 +20,7 @@ from caviar.optim.famous import (
 from caviar.optim.newton_schulz import newton_schulz
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plateau import Plateau
+from caviar.optim.plot import plot_schedules
 from caviar.optim.preview import preview, preview_table, sparkline
 from caviar.optim.rules import Rule, chain, lookahead
 from caviar.optim.schedules import Schedule, constant, cosine
@@ -28,6 +30,7 @@ from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
 
 __all__ = [
     "AveragedModel",
+    "Averaging",
     "Newton",
     "Optimizer",
     "Plateau",
@@ -37,10 +40,12 @@ __all__ = [
     "adagrad",
     "adam",
     "adamw",
+    "build_averaging",
     "build_momentum_schedule",
     "build_optimizer",
     "build_schedule",
     "chain",
+    "check_average",
     "check_schedule",
     "clip_gradients",
     "constant",
@@ -58,6 +63,7 @@ __all__ = [
     "newton_schulz",
     "optimizer_tensors",
     "parameter_groups",
+    "plot_schedules",
     "preview",
     "preview_table",
     "radam",

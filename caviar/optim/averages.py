@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -81,23 +82,22 @@ class AveragedModel:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.num_updates = 0
         self._decay, self._warm_up, self._average_buffers = decay, warm_up, average_buffers
+        self._weights: list[Tensor] = list(self.model.parameters())
+        self._buffers: list[Tensor] = list(self.model.buffers())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the model's present weights into the average; call it after a step, or after an epoch."""
-        averaged, current = self._tensors(self.model), self._tensors(model)
-        if averaged.keys() != current.keys():
-            raise InputError(f"the model has other weights than the averaged one: {averaged.keys() ^ current.keys()}.")
-        names = [name for name in averaged if self._is_averaged(name, averaged[name])]
-        weight = self._weight()
-        targets, sources = [averaged[name] for name in names], [current[name] for name in names]
-        if isinstance(weight, Tensor):
-            for target, source in zip(targets, sources, strict=True):
-                target.lerp_(source, over_members(weight.to(target), target))
-        elif names:
-            torch._foreach_lerp_(targets, sources, weight)
-        for name in averaged.keys() - set(names):
-            averaged[name].copy_(current[name])
+        weights: list[Tensor] = list(model.parameters())
+        buffers: list[Tensor] = list(model.buffers())
+        if len(weights) != len(self._weights) or len(buffers) != len(self._buffers):
+            raise InputError(f"the model has other weights than the averaged one: {_differing(self.model, model)}.")
+        averaged = [self._average_buffers and buffer.is_floating_point() for buffer in self._buffers]
+        copied = [not each for each in averaged]
+        targets, sources = [*compress(self._buffers, averaged)], [*compress(buffers, averaged)]
+        _move_towards(self._weights + targets, weights + sources, self._share())
+        if any(copied):
+            torch._foreach_copy_([*compress(self._buffers, copied)], [*compress(buffers, copied)])
         self.num_updates += 1
 
     def finish(self, recalibrate: Callable[[nn.Module], object] | None = None) -> nn.Module:
@@ -108,15 +108,17 @@ class AveragedModel:
 
     def state(self) -> dict[str, Tensor]:
         """Return the averages and the number of updates, for a checkpoint."""
-        return {**self.model.state_dict(), "num_updates": torch.tensor(self.num_updates)}
+        averages = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        return {**averages, "num_updates": torch.tensor(self.num_updates)}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Go on from what `state` returned."""
-        weights = {name: tensor for name, tensor in state.items() if name != "num_updates"}
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in state.items() if name != "num_updates"}
+        )
         self.num_updates = int(state["num_updates"])
 
-    def _weight(self) -> Number:
+    def _share(self) -> Number:
         """Return the share that the present weights get."""
         if self._decay is None:
             return 1 / (self.num_updates + 1)
@@ -125,14 +127,18 @@ class AveragedModel:
         most = (1 + self.num_updates) / (10 + self.num_updates)
         return 1 - (self._decay.clamp(max=most) if isinstance(self._decay, Tensor) else min(self._decay, most))
 
-    def _is_averaged(self, name: str, tensor: Tensor) -> bool:
-        if not tensor.is_floating_point():
-            return False
-        return self._average_buffers or name in dict(self.model.named_parameters())
 
-    @staticmethod
-    def _tensors(model: nn.Module) -> dict[str, Tensor]:
-        return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _move_towards(targets: list[Tensor], sources: list[Tensor], weight: Number) -> None:
+    if isinstance(weight, Tensor):
+        for target, source in zip(targets, sources, strict=True):
+            target.lerp_(source, over_members(weight.to(target), target))
+    elif targets:
+        torch._foreach_lerp_(targets, sources, weight)
+
+
+def _differing(averaged: nn.Module, model: nn.Module) -> str:
+    one, other = ({name for name, _ in (*each.named_parameters(), *each.named_buffers())} for each in (averaged, model))
+    return ", ".join(sorted(one ^ other))
 
 
 def stochastic_weight_average(

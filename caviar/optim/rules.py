@@ -2,6 +2,10 @@
 
 A rule carries defaults for its hyperparameters; `caviar.optim.Optimizer(params, rule)` makes it an optimiser. Every
 number may be a tensor of shape [members] instead, for parameters stacked on a leading members axis.
+
+Ranges: learning_rate, weight_decay, eps and momentum_decay at least 0; momentum, decay and both betas from 0 to below
+1; alpha above 0 to 1; period at least 1. What lies outside is an InputError. In formulas lr stands for learning_rate, g
+for the gradient, w for the weights, b1 and b2 for the betas.
 """
 
 from collections.abc import Mapping
@@ -125,7 +129,9 @@ def adam_rule(
     *,
     bias_correction: bool = True,
 ) -> Rule:
-    """Adam; weight_decay is an L2 penalty's factor. When: a good first choice; rates of 1e-4 to 1e-2 mostly work.
+    """w -= lr m' / (sqrt(v') + eps), m and v running means of g and g² (`scale_by_adam`). When: a good first choice.
+
+    Rates of 1e-4 to 1e-2 mostly work. weight_decay is an L2 penalty's factor, added to g (see `adamw`).
 
     Without bias_correction the averages are used as they are, zero at first: for comparison, and for warm-up's sake.
     Kingma and Ba 2015.
@@ -140,8 +146,9 @@ def adamw_rule(
     eps: Number = 1e-8,
     weight_decay: Number = 0.01,
 ) -> Rule:
-    """Adam with decoupled weight decay, learning_rate * weight_decay in each step (Loshchilov and Hutter 2019).
+    """w -= lr (m' / (sqrt(v') + eps) + weight_decay w): Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
+    The decay is not divided by sqrt(v'), so weights with large gradients shrink as fast as others.
     When: the usual choice for transformers, and wherever Adam is to be regularised.
     """
     scaling, decay = scale_by_adam(betas, eps), add_decayed_weights(weight_decay)
@@ -155,7 +162,10 @@ def nadam_rule(
     weight_decay: Number = 0.0,
     momentum_decay: Number = 0.004,
 ) -> Rule:
-    """Adam with Nesterov's momentum (Dozat 2016); weight_decay is an L2 penalty's factor. When: as Adam."""
+    """Adam with Nesterov's momentum (Dozat 2016): `scale_by_nadam` has the formula. When: as Adam.
+
+    weight_decay is an L2 penalty's factor, momentum_decay says how fast momentum rises to betas[0].
+    """
     scaling = scale_by_nadam(betas, eps, momentum_decay)
     return chain("nadam", add_decayed_weights(weight_decay), scaling, scale_by_learning_rate(learning_rate))
 
@@ -166,7 +176,7 @@ def radam_rule(
     eps: Number = 1e-8,
     weight_decay: Number = 0.0,
 ) -> Rule:
-    """Rectified Adam (Liu et al. 2020); weight_decay is an L2 penalty's factor.
+    """Rectified Adam (Liu et al. 2020): `scale_by_radam` has the formula; weight_decay is an L2 penalty's factor.
 
     When: Adam that needs no warm-up: the adaptive step begins only once the variance of g² is known well enough.
     """

@@ -111,7 +111,7 @@ class CosineSettings(WarmUp):
 
 
 class CosineRestartsSettings(WarmUp):
-    """Half cosines one after another, each longer than the one before (SGDR; Loshchilov and Hutter, 2017)."""
+    """Half cosines, each longer than the one before it (SGDR; Loshchilov and Hutter, 2017)."""
 
     name: Literal["cosine_restarts"] = "cosine_restarts"
     """the schedule's name"""

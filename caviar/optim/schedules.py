@@ -3,6 +3,10 @@
 A step counts from 0, and `value` is the base rate: a number, or a tensor of shape [members] with a rate for each; what
 comes back has the same form. An epoch is steps_per_epoch steps and counts from 0 too. Other numbers are shared by all
 members. Past the end of a schedule that has one its last value stays.
+
+Ranges: value, k, decay_rate and factors at least 0; factor and rate above 0 to 1; final from 0 to 1, start too (above 0
+where the rise is exponential); rise between 0 and 1, both excluded; divisors at least 1; power above 0; counts of steps
+at least 1; momentum from 0 to below 1. What lies outside is an InputError.
 """
 
 import math

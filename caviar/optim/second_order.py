@@ -1,4 +1,8 @@
-"""Second order, for small problems and whole batches: L-BFGS with line search, Newton and Gauss-Newton by CG."""
+"""Second order, for small problems and whole batches: L-BFGS with line search, Newton and Gauss-Newton by CG.
+
+These have no [members] form: how many iterations, products and trial steps a step takes follows from what it finds, so
+members would wait for the slowest, and none would gain from standing side by side. Train them one after another.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal

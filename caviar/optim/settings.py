@@ -1,10 +1,12 @@
-"""What a recipe says about the update rule: the section [optimizer]; and of [schedule], whose settings stand beside."""
+"""What a recipe says about the update rule: the section [optimizer]; of [schedule] and [average] the names."""
 
 from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from caviar.core.settings import Auto, Settings
+from caviar.optim.average_settings import AverageSettings as AverageSettings
+from caviar.optim.average_settings import NoAverageSettings as NoAverageSettings
 from caviar.optim.schedule_settings import ConstantSettings as ConstantSettings
 from caviar.optim.schedule_settings import CosineSettings as CosineSettings
 from caviar.optim.schedule_settings import ScheduleSettings as ScheduleSettings
@@ -115,7 +117,7 @@ class NAdamSettings(Settings):
 
 
 class RAdamSettings(Settings):
-    """RAdam (Liu et al., 2020): Adam rectified while little is known of the squares, so that it needs no warm-up."""
+    """RAdam (Liu et al., 2020): Adam held back while little is known of the squares; needs no warm-up."""
 
     name: Literal["radam"] = "radam"
     """the update rule's name"""
@@ -149,7 +151,7 @@ class RangerSettings(Settings):
 
 
 class LookaheadSettings(Settings):
-    """Lookahead (Zhang et al., 2019) around another rule: slow weights follow its fast ones every few steps."""
+    """Lookahead (Zhang et al., 2019) around another rule: slow weights follow its fast ones."""
 
     name: Literal["lookahead"] = "lookahead"
     """the update rule's name"""
@@ -166,7 +168,7 @@ class LookaheadSettings(Settings):
 
 
 class LionSettings(Settings):
-    """Lion (Chen et al., 2023): every weight moves by the learning rate, along the sign of a mean gradient."""
+    """Lion (Chen et al., 2023): every weight moves by the learning rate, by the sign of a mean gradient."""
 
     name: Literal["lion"] = "lion"
     """the update rule's name"""
@@ -179,7 +181,7 @@ class LionSettings(Settings):
 
 
 class MuonSettings(Settings):
-    """Muon (Jordan et al., 2024): orthogonalised momentum for hidden weights; the rest by AdamW at the same rate."""
+    """Muon (Jordan et al., 2024): orthogonalised momentum for hidden weights, AdamW for the rest."""
 
     name: Literal["muon"] = "muon"
     """the update rule's name"""
@@ -278,3 +280,6 @@ OPTIMIZERS: dict[str, str] = described(OptimizerSettings)
 
 SCHEDULES: dict[str, str] = described(ScheduleSettings)
 """Every schedule's name in a recipe, with one line about it."""
+
+AVERAGES: dict[str, str] = described(AverageSettings)
+"""Every running average of the weights by its name in a recipe, with one line about it."""

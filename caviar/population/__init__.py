@@ -1,1 +1,19 @@
 """The population engine: many models of one architecture trained together."""
+
+from caviar.population.cohort import NAMES, Cohort, Executor, Step
+from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
+from caviar.population.population import Population
+
+__all__ = [
+    "KINDS",
+    "NAMES",
+    "Cohort",
+    "Executor",
+    "Layout",
+    "Population",
+    "Step",
+    "Timing",
+    "build_executor",
+    "candidates",
+    "choose",
+]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from caviar.core.seeds import set_generator
 from caviar.nn import Regularizer, build_regularizer
 from caviar.optim import build_optimizer, clip_gradients, set_learning_rate, set_momentum
 from caviar.population.cohort import Cohort, Number, Step
@@ -156,7 +157,7 @@ def _at(state: dict[str, Tensor], states: list[dict[str, Tensor]], name: str) ->
 def _load_into(single: Single, state: Mapping[str, Tensor]) -> None:
     single.module.load_state_dict(under(state, "model/"))
     load_optimizer_state(single.optimizer, single.names, under(state, "optimizer/"))
-    single.generator.set_state(state["draws"].cpu())
+    set_generator(single.generator, state["draws"])
 
 
 def under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from caviar.core.members import over_members
+from caviar.core.seeds import set_generator
 from caviar.nn import add_penalty_gradients, limit_norms, regularised_weights
 from caviar.optim import parameter_groups, set_learning_rate, set_momentum
 from caviar.optim.build_rule import rule_of
@@ -175,7 +176,7 @@ class Stacked:
         remembered = {name: _common(tensor) for name, tensor in under(state, "optimizer/").items()}
         load_optimizer_state(self._optimizer, self._names, remembered)
         for generator, draws in zip(self._cohort.draws, state["draws"], strict=True):
-            generator.set_state(draws.cpu())
+            set_generator(generator, draws)
 
     @torch.no_grad()
     def _put_back(self, idle: Tensor, before: Mapping[str, Tensor]) -> None:

@@ -52,3 +52,16 @@ PICTURE_SCALINGS = {
     "mean_image": "x - mean of each pixel: the mean image",
 }
 """The scalings of pictures: name -> one line."""
+
+MISSING_VALUES = {
+    "median_and_flag": "the training median, and a 0/1 column that says where it stands in for nothing",
+    "median": "the training median alone",
+    "error": "a missing value is an error",
+}
+"""What is done about empty numeric fields: name -> one line."""
+
+CATEGORIES = {
+    "onehot": "a 0/1 column for each category",
+    "embedding": "a learned vector for each category",
+}
+"""What becomes of categorical columns: name -> one line."""

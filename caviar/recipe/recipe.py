@@ -6,10 +6,12 @@ from typing import Annotated, Any, get_args
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from caviar.augment.settings import AugmentSettings
+from caviar.bundle.settings import PredictionSettings
 from caviar.core.device_settings import DeviceSettings
 from caviar.core.formats import RECIPE
 from caviar.core.settings import Settings
 from caviar.data.settings import DataSettings, SplitSettings
+from caviar.diagnose.settings import WatchSettings
 from caviar.nn.settings import (
     AutoLossSettings,
     CodeSettings,
@@ -21,10 +23,13 @@ from caviar.nn.settings import (
 )
 from caviar.optim.settings import (
     AdamWSettings,
+    AverageSettings,
     CosineSettings,
+    NoAverageSettings,
     OptimizerSettings,
     ScheduleSettings,
 )
+from caviar.population.settings import PopulationSettings
 from caviar.preprocess.settings import PreprocessSettings
 from caviar.recipe.values import plain_value, strict_value
 from caviar.train.settings import TrainingSettings
@@ -71,8 +76,16 @@ class Recipe(Settings):
     """the update rule: sgd, adam, adamw, ... (see each name's own settings)"""
     schedule: ScheduleSettings = CosineSettings()
     """how the learning rate moves: constant, cosine, step, plateau, ..."""
+    average: AverageSettings = NoAverageSettings()
+    """which average of the weights is judged and handed over: none, ema or swa"""
     training: TrainingSettings = TrainingSettings()
     """how long, in what portions, and when to stop"""
+    prediction: PredictionSettings = PredictionSettings()
+    """what is averaged for one prediction, on the test split and later from the bundle"""
+    population: PopulationSettings = PopulationSettings()
+    """how many models train at once, and in what they differ"""
+    watch: WatchSettings = WatchSettings()
+    """what is measured while training, and who reads it; it never changes the result"""
     device: DeviceSettings = DeviceSettings()
     """where the run computes, and with which numbers"""
 
@@ -94,10 +107,11 @@ VARIANTS: dict[str, dict[str, type[Settings]]] = {
     "loss": _by_name(*get_args(get_args(LossSettings)[0])),
     "optimizer": _by_name(*get_args(get_args(OptimizerSettings)[0])),
     "schedule": _by_name(*get_args(get_args(ScheduleSettings)[0])),
+    "average": _by_name(*get_args(get_args(AverageSettings)[0])),
 }
 """The sections whose keys depend on their `name`: section -> name -> settings."""
 
-DEFAULT_NAMES = {"model": "mlp", "loss": "auto", "optimizer": "adamw", "schedule": "cosine"}
+DEFAULT_NAMES = {"model": "mlp", "loss": "auto", "optimizer": "adamw", "schedule": "cosine", "average": "none"}
 """The name of a section that does not say one."""
 
 PLAIN_SECTIONS: dict[str, type[Settings]] = {

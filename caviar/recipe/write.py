@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def dump(recipe: Recipe, comments: bool = True) -> str:
     blocks = [(_TITLE + "\n" if comments else "") + "\n".join(head)]
     for section in SECTIONS:
         settings: Settings = getattr(recipe, section)
-        about = _comment(Recipe.model_fields[section].description, 0) if comments else []
+        about = _comment(Recipe.model_fields[section].description, 0) if comments else ()
         lines = _lines(settings, list(type(settings).model_fields), comments)
         blocks.append("\n".join([*about, f"[{section}]", *lines]))
     return "\n\n".join(blocks) + "\n"
@@ -53,13 +54,14 @@ def _lines(settings: Settings, names: list[str], comments: bool) -> list[str]:
     return lines
 
 
-def _comment(text: str | None, indent: int) -> list[str]:
+@cache  # finding the width takes many tries, and every run writes the same comments
+def _comment(text: str | None, indent: int) -> tuple[str, ...]:
     """Break a description into as few comment lines as fit beside `indent` columns, of about the same length."""
     width = LINE_LENGTH - indent - len("# ")
     lines = textwrap.wrap(text or "", width, break_long_words=False)
     while len(lines) > 1 and len(shorter := textwrap.wrap(text or "", width - 1, break_long_words=False)) == len(lines):
         lines, width = shorter, width - 1
-    return [f"# {line}" for line in lines] or ["#"]
+    return tuple(f"# {line}" for line in lines) or ("#",)
 
 
 def diff(first: Recipe, second: Recipe) -> list[str]:

@@ -1,6 +1,11 @@
-"""Cutting an epoch into batches."""
+"""Cutting an epoch into batches, and fetching them."""
+
+import torch
+from torch import Tensor
 
 from caviar.core.errors import InputError
+from caviar.core.examples import Examples
+from caviar.core.seeds import epoch_order
 
 
 def batch_bounds(num_rows: int, batch_size: int, *, merge_single: bool) -> list[tuple[int, int]]:
@@ -22,3 +27,20 @@ def batch_bounds(num_rows: int, batch_size: int, *, merge_single: bool) -> list[
     if merge_single and len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
         bounds[-2:] = [(bounds[-2][0], num_rows)]
     return bounds
+
+
+def epoch_rows(train: Examples, seed: int, epoch: int) -> Tensor:
+    """Return the stored rows in an epoch's order, on the device that holds the inputs."""
+    order = epoch_order(seed, epoch, len(train))
+    if train.rows is not None:
+        order = train.rows.cpu().index_select(0, order)
+    return order.to(train.inputs.device)
+
+
+def gather(train: Examples, device: torch.device, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return stored inputs and targets of some rows, on the device that computes."""
+    inputs = train.inputs.index_select(0, rows)
+    targets = train.targets.index_select(0, rows)
+    if inputs.device == device:
+        return inputs, targets
+    return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)

@@ -10,23 +10,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.columns import Task
 from caviar.core.errors import DivergedError
 from caviar.core.examples import Examples
-from caviar.core.observer import EpochFacts, Moment, Observer
-from caviar.core.seeds import epoch_order, generator_for
+from caviar.core.observer import EpochFacts, InsideObserver, Moment, Observer
+from caviar.core.seeds import generator_for
+from caviar.nn import keeps_statistics, recalibrate
 from caviar.nn.regularise import Regularizer
-from caviar.optim import Plateau, clip_gradients, needs_closure, second_order_step, set_learning_rate, set_momentum
+from caviar.optim import (
+    AveragedModel,
+    Averaging,
+    Plateau,
+    clip_gradients,
+    needs_closure,
+    second_order_step,
+    set_learning_rate,
+    set_momentum,
+)
 from caviar.optim.lists import Number
-from caviar.train.batching import batch_bounds
-from caviar.train.checkpoints import Checkpoint, Checkpoints
-from caviar.train.evaluate import PerExampleLoss, Prepare, evaluate
+from caviar.train.batching import batch_bounds, epoch_rows, gather
+from caviar.train.checkpoints import Checkpoints
+from caviar.train.evaluate import EVALUATION_BATCH, PerExampleLoss, Prepare, evaluate
 from caviar.train.saving import Saver
 from caviar.train.state import Metric, State, improves, pack, remember_best
 
 MID_EPOCH_FACTOR = 6
 MID_EPOCH_SECONDS = 1.0
 """In a long epoch, save when the last checkpoint is older than factor * `checkpoint_seconds` + seconds."""
+
+RECALIBRATION_EXAMPLES = 20_000
+"""The most that an average's batch norms see: a channel's mean is then known to a hundredth of its deviation."""
 
 EXPLODED = 1e6
 """An epoch whose mean loss is so many times its first batch's loss (at least 1) has diverged, finite or not."""
@@ -41,6 +55,7 @@ class Job:
     augment: what stored inputs and targets of a training batch go through before, drawing from the generator; or None.
     schedule: learning rate at a step counted from 0; momentum: the same for momentum, where it moves.
     patience, clip_norm: None for never. regularizer: adds penalties to gradients and keeps weights within limits.
+    average: of the weights; once begun, it is what dev judges and the run hands over.
     """
 
     model: nn.Module
@@ -66,6 +81,12 @@ class Job:
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
     momentum: Callable[[int], Number] | None = None
     regularizer: Regularizer | None = None
+    average: Averaging | None = None
+
+    @property
+    def averaged_model(self) -> AveragedModel | None:
+        """The average itself, without when it is taken."""
+        return None if self.average is None else self.average.average
 
 
 @dataclass
@@ -96,18 +117,20 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
     network = torch.compile(job.model) if job.compile else job.model
     autocast = _autocast(job)
     second_order = needs_closure(job.optimizer)
+    inside = [observer for observer in observers if isinstance(observer, InsideObserver)]
     if isinstance(job.schedule, Plateau) and state.schedule:
         job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
 
     while not _is_over(job, state):
-        order = _order(job, state.epoch)
+        order = epoch_rows(job.train, job.seed, state.epoch)
+        state.make_room(len(bounds), job.device)
         job.model.train()
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
             if job.momentum is not None:
                 set_momentum(job.optimizer, job.momentum(state.step))
-            inputs, targets = _gather(job, order[start:end])
+            inputs, targets = gather(job.train, job.device, order[start:end])
             if job.augment is not None:
                 generator = generator_for(job.seed, "augment", state.epoch, state.batch)
                 inputs, targets = job.augment(inputs, targets, generator)
@@ -116,6 +139,9 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
             with autocast:
                 loss = job.loss(network(job.prepare(inputs)), targets)
             loss.backward()  # type: ignore[no-untyped-call]
+            for watcher in inside:
+                if watcher.looking:
+                    watcher.on_gradients()
             if job.regularizer is not None:
                 job.regularizer.add_gradients()
             if job.clip_norm is not None:
@@ -128,9 +154,11 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
                 job.regularizer.constrain()
 
             detached = loss.detach()
-            state.losses.append(detached)
+            state.losses[state.batch] = detached
             state.batch += 1
             state.step += 1
+            if job.average is not None:
+                job.average.after_step(job.model, state.step)
             moment = Moment(state.step, state.epoch, state.batch, len(bounds))
             for observer in observers:
                 observer.on_step(moment, detached)
@@ -139,7 +167,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
                 if stop.requested:
                     return False
 
-        losses = torch.stack(state.losses).cpu()
+        losses = state.losses.cpu()
         facts = _finish_epoch(job, state, bounds, losses)
         for observer in observers:
             observer.on_epoch(facts)
@@ -167,7 +195,8 @@ def _forward(job: Job, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 
 def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses: Tensor) -> EpochFacts:
     """Evaluate dev, update the best so far, move the state to the start of the next epoch."""
-    dev = evaluate(job.model, job.dev, job.prepare, job.loss_per_example, job.task, job.device)
+    model = judged_model(job)
+    dev = evaluate(model, job.dev, job.prepare, job.loss_per_example, job.task, job.device)
     sizes = torch.tensor([end - start for start, end in bounds], dtype=torch.float64)
     train_loss = float((losses.double() * sizes).sum() / sizes.sum())
     name = "accuracy" if job.task == "classification" else "r2"
@@ -176,15 +205,32 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
     better = improves(value, state.best, job.metric)
     if better:
         state.best.epoch, state.best.step, state.best.value = state.epoch, state.step, value
-        remember_best(state.best, job.model)
-    state.waited = 0 if better else state.waited + 1
-    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better)
+        remember_best(state.best, model)
+    waits = job.average is None or job.average.begun  # patience cannot run out before the average that was asked for
+    state.waited = state.waited + 1 if waits and not better else 0
+    facts = EpochFacts(state.epoch, state.step, float(job.schedule(state.step - 1)), values, better, dev.confusion)
     if isinstance(job.schedule, Plateau):
         job.schedule.observe(value)
         state.schedule = job.schedule.state()
     state.epoch += 1
-    state.batch, state.losses = 0, []
+    state.batch = 0
     return facts
+
+
+def judged_model(job: Job) -> nn.Module:
+    """Return what dev judges and the run hands over: the average of the weights once there is one, or the model.
+
+    Batch norms of an average need statistics of their own: taken anew over training examples, not augmented, that
+    follow from the seed alone, and mixed, because stored order may go class by class.
+    """
+    if job.average is None or not job.average.begun:
+        return job.model
+    model = job.average.average.model
+    if keeps_statistics(model):
+        rows = epoch_rows(job.train, job.seed, 0)[:RECALIBRATION_EXAMPLES]
+        bounds = batch_bounds(len(rows), min(EVALUATION_BATCH, len(rows)), merge_single=True)
+        recalibrate(model, (job.prepare(gather(job.train, job.device, rows[start:end])[0]) for start, end in bounds))
+    return model
 
 
 def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
@@ -210,23 +256,7 @@ def _check_converging(job: Job, facts: EpochFacts, losses: Tensor) -> None:
 
 
 def _packed(job: Job, state: State, *, keep: bool = False) -> Checkpoint:
-    return pack(state, job.model, job.optimizer, job.device, keep=keep)
-
-
-def _order(job: Job, epoch: int) -> Tensor:
-    """The stored rows in this epoch's order, on the device that holds the inputs."""
-    order = epoch_order(job.seed, epoch, len(job.train))
-    if job.train.rows is not None:
-        order = job.train.rows.cpu().index_select(0, order)
-    return order.to(job.train.inputs.device)
-
-
-def _gather(job: Job, rows: Tensor) -> tuple[Tensor, Tensor]:
-    inputs = job.train.inputs.index_select(0, rows)
-    targets = job.train.targets.index_select(0, rows)
-    if inputs.device == job.device:
-        return inputs, targets
-    return inputs.to(job.device, non_blocking=True), targets.to(job.device, non_blocking=True)
+    return pack(state, job.model, job.optimizer, job.device, job.averaged_model, keep=keep)
 
 
 @contextlib.contextmanager

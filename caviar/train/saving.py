@@ -9,8 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from caviar.core.observer import Observer
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.core.checkpoint import Checkpoint
+from caviar.core.observer import SaveObserver
+from caviar.train.checkpoints import Checkpoints
 
 
 class Saver:
@@ -20,7 +21,7 @@ class Saver:
     save, or at the end of the `with` block, which waits for the last one. Without `checkpoints` nothing is saved.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, observers: Sequence[Observer]) -> None:
+    def __init__(self, checkpoints: Checkpoints | None, observers: Sequence[SaveObserver]) -> None:
         self._checkpoints, self._observers = checkpoints, observers
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="caviar-saver", initializer=_leave_signals_to_others)
         self._writing: Future[None] | None = None

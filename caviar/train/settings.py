@@ -20,7 +20,7 @@ class TrainingSettings(Settings):
     metric: Literal["auto", "loss", "accuracy", "r2"] = "auto"
     """what picks the best epoch on dev; auto: loss"""
     patience: Auto | Count | NoneWord = "auto"
-    """epochs without a better dev metric before stopping early, none: never; auto: a third of them, at least 10"""
+    """early stopping: epochs without a better dev metric; none: never; auto: a third of them, at least 10"""
     clip_norm: Positive | NoneWord = "none"
     """the largest norm of the whole gradient; larger ones are scaled down to it"""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0

@@ -1,8 +1,10 @@
 """The complete recipe that caviar would use, without training."""
 
-from typing import Any
+from typing import NamedTuple
 
 from caviar.core.device import resolve_device
+from caviar.core.examples import Splits
+from caviar.data.raw import RawData
 from caviar.data.splits import make_splits
 from caviar.recipe import Recipe, Sparse
 from caviar.workflow.plan import complete
@@ -10,11 +12,19 @@ from caviar.workflow.resolve import resolve
 from caviar.workflow.source import Progress, open_source
 
 
-def complete_recipe(sparse: Sparse, progress: Progress | None = None, **memory: Any) -> Recipe:
+class Completed(NamedTuple):
+    """A recipe without any "auto", the data it names, and its splits."""
+
+    recipe: Recipe
+    raw: RawData
+    splits: Splits
+
+
+def complete_recipe(sparse: Sparse, progress: Progress | None = None) -> Completed:
     """Read the data that a sparse recipe names and replace every "auto" by the choice that training would make."""
-    recipe = complete(sparse, memory.get("memory"), None)
+    recipe = complete(sparse, None, None)
     resolve_device(recipe.device.name)
-    raw = open_source(recipe.data, recipe.split, memory.get("memory"), progress)
+    raw = open_source(recipe.data, recipe.split, None, progress)
     splits = make_splits(
         recipe.split,
         raw.targets,
@@ -25,4 +35,4 @@ def complete_recipe(sparse: Sparse, progress: Progress | None = None, **memory: 
         groups=raw.groups,
         class_names=raw.classes,
     )
-    return resolve(recipe, raw, splits)
+    return Completed(resolve(recipe, raw, splits), raw, splits)

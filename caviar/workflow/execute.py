@@ -9,16 +9,17 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import CaviarError, DivergedError, InputError, Interrupted, RunError
 from caviar.core.jsonable import jsonable
 from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
 from caviar.nn import build_loss, build_regularizer, has_batch_norm
-from caviar.optim import build_momentum_schedule, build_optimizer, build_schedule, momentum_of
+from caviar.optim import build_averaging, build_momentum_schedule, build_optimizer, build_schedule, momentum_of
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest, isolated_randomness
 from caviar.train.loop import train as run_loop
 from caviar.train.state import State, unpack
@@ -27,6 +28,7 @@ from caviar.workflow.observers import ProgressBar, Recorder, RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.run import Run
 from caviar.workflow.signals import stop_on_signals
+from caviar.workflow.watching import watch
 
 
 def execute(
@@ -84,25 +86,28 @@ def _train(
     job = build_job(plan)
     folder.checkpoints.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
-    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device)
+    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device, job.averaged_model)
     store.delete_after(-1 if start is None else state.step)
     if start is not None:
         start.tensors.clear()  # they have been copied: a second state need not stay in memory
     store.add_event(state.step, "resumed" if resumed else "started")
     folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
-    recorder = Recorder(store, folder, log)
-    try:
-        with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
-            done = run_loop(job, state, checkpoints, [recorder, bar], stop)
-    except Exception as error:
-        with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
-            recorder.flush()
-            store.add_event(state.step, "failed", error=_reason(error))
-        raise
+    with contextlib.closing(watch(plan, job, folder, store, state.step, console)) as watched:
+        recorder = Recorder(store, folder, log, watcher=watched.watcher, findings=watched.live, losses=watched.losses)
+        try:
+            with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
+                done = run_loop(job, state, checkpoints, [*watched.observers, recorder, bar], stop)
+        except Exception as error:
+            with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
+                recorder.flush()
+                store.add_event(state.step, "failed", error=_reason(error))
+                folder.write_summary(findings=watched.findings(failed=True))
+            raise
     recorder.on_save(state.step)
+    findings = watched.findings(finished=done)
     if not done:
         store.add_event(state.step, "interrupted")
-        folder.write_summary(status="interrupted")
+        folder.write_summary(status="interrupted", findings=findings)
         log.write(f"interrupted after step {state.step}")
         raise Interrupted(
             f"stopped after step {state.step} (epoch {state.epoch}); everything is saved. "
@@ -111,7 +116,7 @@ def _train(
     bundle = finish(plan, job, state)
     bundle.save(folder.bundle)
     store.add_event(state.step, "finished")
-    folder.write_summary(status="finished", metrics=bundle.metrics, epochs_run=state.epoch - 1)
+    folder.write_summary(status="finished", metrics=bundle.metrics, findings=findings, epochs_run=state.epoch - 1)
     log.write("finished")
 
 
@@ -153,6 +158,7 @@ def build_job(plan: Plan) -> Job:
         seed=recipe.seed,
         augment=plan.prepared.augment,
         regularizer=build_regularizer(recipe.regularization, plan.model),
+        average=build_averaging(recipe.average, plan.model, epochs, per_epoch),
     )
 
 

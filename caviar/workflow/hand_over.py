@@ -6,24 +6,35 @@ from typing import Any
 import torch
 
 from caviar.bundle import Bundle, Manifest
+from caviar.bundle.forward import Outputs, loss_name, network_outputs
 from caviar.bundle.predict import report_for
+from caviar.bundle.settings import PredictionSettings
 from caviar.core.jsonable import jsonable
 from caviar.train.evaluate import outputs_of
-from caviar.train.loop import Job
+from caviar.train.loop import Job, judged_model
 from caviar.train.state import State
 from caviar.workflow.plan import Plan
+from caviar.workflow.prepare import raw_blocks
 
 
 def finish(plan: Plan, job: Job, state: State) -> Bundle:
     """Put the best weights back, evaluate them on the test split, and make the bundle."""
-    if state.best.weights:
-        job.model.load_state_dict(state.best.weights)
+    job.model.load_state_dict(state.best.weights or judged_model(job).state_dict())
     job.model.eval()
     bundle = Bundle(_manifest(plan), plan.prepared.preprocess, job.model, plan.prepared.scaler)
-    outputs = outputs_of(job.model, plan.prepared.examples["test"], job.prepare, job.device)
+    outputs = _test_outputs(plan, job, bundle)
     report = report_for(bundle, outputs, plan.raw.targets[plan.splits.test], plan.recipe.seed)
     metrics = jsonable(report | {"best_epoch": state.best.epoch, "split": "test"})
     return replace(bundle, manifest=replace(bundle.manifest, metrics=metrics))
+
+
+def _test_outputs(plan: Plan, job: Job, bundle: Bundle) -> Outputs:
+    """Run the network over the test split: as prepared for training, or from raw input where more is to be done."""
+    if plan.recipe.prediction == PredictionSettings():
+        return Outputs(
+            outputs_of(job.model, plan.prepared.examples["test"], job.prepare, job.device), loss_name(bundle)
+        )
+    return network_outputs(bundle, raw_blocks(plan.raw, plan.splits.test, bundle.preprocess))
 
 
 def _manifest(plan: Plan) -> Manifest:

@@ -1,6 +1,7 @@
 """Who listens to the training loop: the record store, the run's summary and log, and the progress bar."""
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from caviar.core.observer import EpochFacts, Moment
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder
 from caviar.core.store import Store
+from caviar.diagnose.quantities import Smoother, Watcher
+from caviar.workflow.watching import LiveFindings
 
 FLUSH_SECONDS = 1.0
 REFRESH_SECONDS = 0.2
@@ -37,11 +40,26 @@ class RunLog:
 class Recorder:
     """Writes records of every step and epoch, and keeps run.json current.
 
-    Losses of steps are gathered where they are and read from the device once a second and before each checkpoint.
+    Losses of steps are gathered where they are and read from the device once a second and before each checkpoint, and
+    what the watcher has measured with them. findings: are handed every record. losses: of the steps before a resume.
     """
 
-    def __init__(self, store: Store, folder: RunFolder, log: RunLog, trial: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: RunFolder,
+        log: RunLog,
+        trial: int = 0,
+        *,
+        watcher: Watcher | None = None,
+        findings: LiveFindings | None = None,
+        losses: Iterable[float] = (),
+    ) -> None:
         self._store, self._folder, self._log, self._trial = store, folder, log, trial
+        self._watcher, self._findings = watcher, findings
+        self._smoother = Smoother()
+        for loss in losses:
+            self._smoother.add(loss)
         self._losses: list[Tensor] = []
         self._moments: list[Moment] = []
         self._records: list[Record] = []
@@ -73,11 +91,21 @@ class Recorder:
 
     def flush(self) -> None:
         """Write everything gathered so far."""
+        measured = [] if self._watcher is None else self._watcher.drain()
+        looks = {record.step for record in measured if record.name == "weight_norm"}
         if self._losses:
             losses = torch.stack(self._losses).tolist()
             for moment, loss in zip(self._moments, losses, strict=True):
                 self._records.append(Record(self._trial, moment.step, moment.epoch, "train", "", "batch_loss", loss))
+                smoothed = self._smoother.add(loss)
+                if moment.step in looks:
+                    self._records.append(
+                        Record(self._trial, moment.step, moment.epoch, "train", "", "smoothed_loss", smoothed)
+                    )
+        self._records += measured
         self._store.write(self._records)
+        if self._findings is not None:
+            self._findings.take(self._records)
         self._losses, self._moments, self._records = [], [], []
         self._flushed = time.monotonic()
 

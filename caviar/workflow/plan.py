@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from caviar.bundle.forward import check_prediction
 from caviar.core.columns import Task
 from caviar.core.device import resolve_device
 from caviar.core.errors import InputError
@@ -160,7 +161,7 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
     model = None if own else _foreign_model(recipe, given)
     convolves = isinstance(recipe.model, ConvNetSettings) or (model is not None and has_convolutions(model))
     prepared = prepare(raw, splits, recipe, device, channels_last=convolves and raw.kind == "pictures")
-    example = prepared.prepare(_example(prepared, device))
+    example = prepared.prepare(example_batch(prepared, device))
     if model is None:
         assert isinstance(recipe.model, MLPSettings | ConvNetSettings)
         cardinalities = tuple(getattr(prepared.preprocess, "cardinalities", ()))
@@ -169,9 +170,10 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
     model.to(device)
     if isinstance(recipe.model, MLPSettings | ConvNetSettings):
         if looks_at_data(recipe.model):
-            adapt_model(recipe.model, model, prepared.prepare(_example(prepared, device, ROWS_TO_ADAPT_TO)))
+            adapt_model(recipe.model, model, prepared.prepare(example_batch(prepared, device, ROWS_TO_ADAPT_TO)))
     else:
         _check_foreign(model, example, raw.task, outputs)
+    check_prediction(recipe.prediction, raw.kind, model)
     batch_size = recipe.training.batch_size
     assert isinstance(batch_size, int)
     build_optimizer(recipe.optimizer, model)  # refuses a model that the rule is not for
@@ -221,7 +223,8 @@ def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
         ) from error
 
 
-def _example(prepared: Prepared, device: torch.device, count: int = 2) -> torch.Tensor:
+def example_batch(prepared: Prepared, device: torch.device, count: int = 2) -> torch.Tensor:
+    """Return a few training inputs as they are stored, spread over the split, on the device."""
     train = prepared.examples["train"]
     # Spread, as the stored order may go class by class; in float64, as float32 rounds row numbers above 2**24.
     spread = torch.linspace(0, len(train) - 1, min(count, len(train)), dtype=torch.float64).long()
@@ -251,11 +254,12 @@ def source_stem(recipe: Recipe) -> str:
 
 
 def updates(**flags: Any) -> Sparse:
-    """Turn the common flags that were given into a sparse recipe: epochs, seed, device, target, dev, test."""
+    """Turn the common flags that were given into a sparse recipe: epochs, seed, device, members, target, ..."""
     places = {
         "epochs": ("training", "epochs"),
         "seed": ("seed",),
         "device": ("device", "name"),
+        "members": ("population", "members"),
         "target": ("data", "target"),
         "dev": ("data", "dev"),
         "test": ("data", "test"),

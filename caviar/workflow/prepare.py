@@ -20,6 +20,7 @@ from caviar.core.tensors import tensor_over
 from caviar.data.raw import RawData
 from caviar.preprocess import TargetScaler, fit_arrays, fit_pictures, fit_table, fit_target
 from caviar.recipe import Recipe
+from caviar.train.evaluate import EVALUATION_BATCH
 
 BLOCK_BYTES = 32 << 20
 MEBIBYTE = 1 << 20
@@ -83,7 +84,7 @@ def _augment(raw: RawData, recipe: Recipe) -> Augment | None:
         return None
     if raw.kind != "pictures":
         raise InputError(f"[augment] changes pictures, and this data is of kind {raw.kind!r}. Leave the section out.")
-    check_settings(settings, *raw.inputs.shape[1:3])
+    check_settings(settings, *raw.inputs.shape[1:])
     if mixes_labels(settings) and recipe.loss.name in ("hinge", "logistic"):
         raise InputError(
             "augment.mixup and augment.cutmix make labels partly one class and partly another, which loss.name "
@@ -123,6 +124,12 @@ def _raw_block(raw: RawData, rows: NDArray[Any], fitted: nn.Module) -> Tensor:
         numbers: Tensor = fitted.encode(taken).numbers  # type: ignore[operator]
         return numbers
     return taken if isinstance(taken, Tensor) else tensor_over(np.ascontiguousarray(taken))
+
+
+def raw_blocks(raw: RawData, rows: NDArray[Any], fitted: nn.Module) -> Iterator[Tensor]:
+    """Yield rows in the form that the fitted preprocessing takes, an evaluation batch at a time."""
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        yield _raw_block(raw, rows[start : start + EVALUATION_BATCH], fitted)
 
 
 def _row_blocks(raw: RawData, rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

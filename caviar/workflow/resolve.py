@@ -15,7 +15,7 @@ from caviar.core.settings import Settings
 from caviar.data.raw import DataKind, RawData
 from caviar.nn import resolve_init, resolve_loss
 from caviar.nn.settings import ConvNetSettings, MLPSettings
-from caviar.optim import check_schedule
+from caviar.optim import check_average, check_schedule
 from caviar.optim.settings import default_learning_rate
 from caviar.recipe import Recipe
 
@@ -32,6 +32,7 @@ def resolve(recipe: Recipe, raw: RawData, splits: Splits) -> Recipe:
     rows = len(splits.train)
     model = recipe.model.model_copy(update=_model(recipe, raw, rows))
     training = _training(recipe, raw, rows)
+    check_average(recipe.average, training["epochs"])
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=_data(raw)),

@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import DamagedError, InputError
 from caviar.core.runs import RunFolder
 from caviar.nn.settings import GivenSettings
 from caviar.recipe import Recipe, Sparse, diff, from_dict, merge, validate
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.train.checkpoints import Checkpoints
 from caviar.workflow.execute import how_to_resume
 from caviar.workflow.observers import RunLog
 from caviar.workflow.resolve import environment

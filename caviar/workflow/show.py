@@ -12,12 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from caviar.diagnose.checks_setup import CheckReport
+    from caviar.recipe.names import Family
     from caviar.workflow.plan import Plan
+    from caviar.workflow.preview import Course
 
 SHOW_AFTER_SECONDS = 1.0
 REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
+BLOCKS_WIDTH = 72
 MAX_LAYERS = 30
+STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
 def notes_console(*, quiet: bool) -> Console:
@@ -67,6 +72,19 @@ def reading_progress(console: Console) -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
+@contextlib.contextmanager
+def checking_progress(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Yield a callback (done, total, what is next) that draws a bar on a terminal."""
+    columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def update(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield update
+
+
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:
@@ -101,6 +119,19 @@ def _decisions(plan: "Plan") -> list[str]:
     return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
 
 
+def check_tables(report: "CheckReport") -> list[Table | str]:
+    """Return the table of all checks, then what to try where one failed."""
+    table = _table("check", "what", "result", "evidence", left=4)
+    for each in report.results:
+        table.add_row(each.code, each.title, Text(each.status, STYLES[each.status]), each.words)
+    counts = report.to_dict()
+    seconds = sum(each.seconds for each in report.results)
+    total = f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped in {seconds:.0f} s."
+    if report.ok:
+        return [table, "", total]
+    return [table, "", total, "What to try:", *(f"  {each.code}: {each.remedy}" for each in report.failed)]
+
+
 def report_tables(report: dict[str, Any]) -> list[Table | str]:
     """Return the tables of one evaluation: metric with its interval beside the baseline, then the classes."""
     where = "Test split" if report.get("split") == "test" else "Evaluation"
@@ -116,6 +147,39 @@ def report_tables(report: dict[str, Any]) -> list[Table | str]:
             f"rows ({confused['share']:.1%})."
         )
     return [*tables, ""]
+
+
+def names_tables(families: "Iterable[Family]") -> list[Table | str]:
+    """Return a heading and a table, a line for each name, for every family of names."""
+    tables: list[Table | str] = []
+    for family in families:
+        said = f"{family.key} = ..." if "." in family.key else f"settings of [{family.key}]"
+        tables += [f"{family.title}: {said}" if family.key else family.title, _names_table(family), ""]
+    return [*tables, "Try one: caviar train sample:digits --set model.activation=gelu"]
+
+
+def course_tables(course: "Course") -> list[Table | str]:
+    """Return a heading, the course as a line of blocks, and a table of it."""
+    from caviar.optim import sparkline
+
+    total, per_epoch = course.total_steps, course.steps_per_epoch
+    steps = f"{total:,} steps, {per_epoch:,} an epoch"
+    waits = ["It waits for the dev metric to stall; here it never does.", ""] if course.waits else []
+    rows = course.table()
+    table = _table(*(name.replace("_", " ") for name in rows[0]), left=0)
+    for row in rows:
+        table.add_row(f"{row['step']:,}", f"{row['epoch']:.2f}", *(f"{row[n]:.6g}" for n in list(row)[2:]))
+    line = sparkline(course.learning_rate, total, BLOCKS_WIDTH)
+    return [f"Learning rate, schedule {course.name}: {steps}", "", line, "", *waits, table]
+
+
+def _names_table(family: "Family") -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2), pad_edge=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name in family.names:
+        table.add_row(name.name if family.key else name.setting.removesuffix("=VALUE"), name.summary.removesuffix("."))
+    return table
 
 
 def _table(*headings: str, left: int = 1) -> Table:

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from caviar.core import checkpoint as module
+from caviar.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from caviar.core.errors import InputError
-from caviar.train import checkpoints as module
-from caviar.train.checkpoints import Checkpoint, Checkpoints, is_finite, read_checkpoint, write_checkpoint
+from caviar.train.checkpoints import Checkpoints, is_finite
 
 
 def state(value: float = 1.0, keep: bool = False) -> Checkpoint:

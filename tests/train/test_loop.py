@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import RunError
 from caviar.core.examples import Examples
 from caviar.core.observer import EpochFacts, Moment
 from caviar.core.seeds import epoch_order
-from caviar.train.checkpoints import Checkpoints, read_checkpoint
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest, isolated_randomness, train
 from caviar.train.state import State, unpack
 from tests.train.conftest import mean_loss, small_examples, small_net

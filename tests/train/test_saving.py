@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from caviar.core.checkpoint import Checkpoint, read_checkpoint
 from caviar.core.errors import DivergedError
-from caviar.train.checkpoints import Checkpoint, Checkpoints, read_checkpoint
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest, train
 from caviar.train.saving import Saver
 from caviar.train.state import State
@@ -114,7 +115,8 @@ def test_a_disk_that_takes_nothing_stops_the_run_before_its_first_step(
 COUNT_THREADS = """
 import os, sys, torch
 from pathlib import Path
-from caviar.train.checkpoints import Checkpoint, Checkpoints
+from caviar.core.checkpoint import Checkpoint
+from caviar.train.checkpoints import Checkpoints
 from caviar.train.saving import Saver
 torch.set_num_threads(2)
 tensors = {"model/a": torch.ones(1000, 64, 8, 8), "best/b": torch.ones(1000, 64, 8, 8)}

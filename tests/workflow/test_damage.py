@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import caviar
-from caviar.core import files, store
+from caviar.core import checkpoint, files, store
+from caviar.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from caviar.core.runs import list_runs
 from caviar.train import checkpoints
-from caviar.train.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from caviar.workflow import execute, observers
 from tests.workflow.faulty import cli, content, interrupted, iris, kinds, signal_at
 
@@ -149,7 +149,7 @@ class TestCheckpoints:
 
     def test_a_newer_one_is_refused_by_name(self, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
         state = read_checkpoint(newest(run))
-        monkeypatch.setattr(checkpoints, "CHECKPOINT", 7)
+        monkeypatch.setattr(checkpoint, "CHECKPOINT", 7)
         write_checkpoint(
             newest(run), Checkpoint(state.tensors, {k: v for k, v in state.data.items() if k != "version"})
         )
@@ -275,7 +275,8 @@ class TestOtherFiles:
         assert "records before step 8 are lost" in " ".join(err.split())
         found = content(run)
         assert found["network.safetensors"] == whole["network.safetensors"]
-        assert found["records"] == [record for record in whole["records"] if int(record[1]) > 8]
+        anew = [record for record in whole["records"] if int(record[1]) > 8 or int(record[1]) == 0]
+        assert found["records"] == anew
 
     def test_a_missing_folder_and_what_is_none(self, run: Path, tmp_path: Path, capsys: Capture) -> None:
         code, _, err = cli(capsys, "train", "--resume", tmp_path / "if")
@@ -381,7 +382,7 @@ class TestFullDisk:
         assert "Traceback" not in err
         assert not list(disk.iterdir())
 
-    @pytest.mark.parametrize("kibibytes", [110, 140, 170])
+    @pytest.mark.parametrize("kibibytes", [130, 150, 170])
     def test_full_in_the_middle_and_resumed_when_there_is_room(
         self, kibibytes: int, small_disk: Callable[[int], Path], whole: dict[str, Any], capsys: Capture
     ) -> None:

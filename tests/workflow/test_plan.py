@@ -4,7 +4,7 @@ from typing import Any
 import torch
 
 from caviar.core.examples import Examples
-from caviar.workflow.plan import _example
+from caviar.workflow.plan import example_batch
 
 
 def test_examples_of_a_long_table_lie_inside_it() -> None:
@@ -12,4 +12,4 @@ def test_examples_of_a_long_table_lie_inside_it() -> None:
     rows = 20_000_000
     inputs = torch.zeros(1).expand(rows, 1)
     prepared: Any = SimpleNamespace(examples={"train": Examples(inputs, torch.zeros(1).expand(rows))})
-    assert _example(prepared, torch.device("cpu"), count=3).shape == (3, 1)
+    assert example_batch(prepared, torch.device("cpu"), count=3).shape == (3, 1)

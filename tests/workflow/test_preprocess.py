@@ -7,8 +7,7 @@ import pytest
 
 import caviar
 from caviar.core.errors import InputError
-from caviar.preprocess.settings import DECORRELATIONS, PICTURE_SCALINGS, SCALINGS
-from tests.workflow.small import table, write_pictures
+from caviar.preprocess.settings import DECORRELATIONS, SCALINGS
 
 
 @pytest.mark.parametrize("decorrelate", ["none", *DECORRELATIONS])
@@ -21,21 +20,6 @@ def test_arrays(tmp_path: Path, numeric: str, decorrelate: str) -> None:
     values = again.predict("sample:diabetes").values
     assert np.isfinite(values).all()
     assert np.array_equal(values, run.bundle.predict("sample:diabetes").values)
-
-
-@pytest.mark.parametrize("decorrelate", DECORRELATIONS)
-def test_tables(tmp_path: Path, decorrelate: str) -> None:
-    settings = {"preprocess.decorrelate": decorrelate, "preprocess.numeric": "minmax"}
-    run = caviar.train(table(), "label", epochs=1, settings=settings, progress=False, runs_dir=tmp_path)
-    assert len(caviar.load(run.path).predict(table(seed=1))) == 120
-
-
-@pytest.mark.parametrize("pictures", ["none", *PICTURE_SCALINGS])
-def test_pictures(tmp_path: Path, pictures: str) -> None:
-    folder = write_pictures(tmp_path / "pictures")
-    settings = {"preprocess.pictures": pictures, "training.batch_size": 8}
-    run = caviar.train(folder, epochs=1, settings=settings, progress=False, runs_dir=tmp_path / "runs")
-    assert len(caviar.load(run.path).predict(folder / "light")) == 8
 
 
 def test_number_of_directions(tmp_path: Path) -> None:

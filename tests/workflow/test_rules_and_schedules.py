@@ -1,4 +1,4 @@
-"""Every update rule and schedule in a run on real data; stops and resumes; what cannot go together is said first."""
+"""Second order learns; stops and resumes with rules, schedules and averages; what cannot go together is said first."""
 
 from pathlib import Path
 from typing import Any
@@ -7,56 +7,26 @@ import pytest
 import torch
 
 import caviar
+from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError
-from caviar.optim.settings import OPTIMIZERS, SCHEDULES
 from caviar.recipe import from_dict
-from caviar.train.checkpoints import Checkpoints, read_checkpoint
-from caviar.train.loop import StopRequest, isolated_randomness, train
+from caviar.train.checkpoints import Checkpoints
+from caviar.train.loop import StopRequest, isolated_randomness, judged_model, train
 from caviar.train.state import State, unpack
 from caviar.workflow.execute import build_job
 from caviar.workflow.plan import make_plan
 from tests.workflow.small import arrays
 from tests.workflow.test_augment import StopAt
 
-SMALL: dict[str, Any] = {"training.batch_size": 128, "device.name": "cpu"}
 WHOLE: dict[str, Any] = {"training.batch_size": 266, "device.name": "cpu", "model.dropout": 0.0}
 SECOND_ORDER = ("lbfgs", "newton")
-
-
-def run_of(sample: str, runs: Path, settings: dict[str, Any], epochs: int = 2) -> Any:
-    narrow = {"model.channels": [4, 8]} if sample == "digits-pictures" else {"model.widths": [12, 12]}
-    return caviar.train(f"sample:{sample}", epochs=epochs, settings=narrow | settings, progress=False, runs_dir=runs)
-
-
-@pytest.mark.parametrize("sample", ["digits", "digits-pictures", "diabetes"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_run_with_each_rule(tmp_path: Path, name: str, sample: str) -> None:
-    if name in SECOND_ORDER and sample == "digits-pictures":
-        pytest.skip("second order is for small problems")
-    if name == "newton" and sample == "digits":
-        short = {"optimizer.max_iterations": 5}
-    else:
-        short = {"optimizer.max_iterations": 3} if name in SECOND_ORDER else {}
-    settings = (WHOLE if name in SECOND_ORDER else SMALL) | {"optimizer.name": name} | short
-    run = run_of(sample, tmp_path, settings)
-    assert caviar.load(run.path).predict(f"sample:{sample}") is not None
-    rerun = caviar.train(run.path / "recipe.toml", progress=False, runs_dir=tmp_path)
-    first, second = ((each.path / "bundle" / "network.safetensors").read_bytes() for each in (run, rerun))
-    assert first == second
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_run_with_each_schedule(tmp_path: Path, name: str) -> None:
-    run = run_of("digits", tmp_path, SMALL | {"schedule.name": name, "schedule.warmup": 3}, epochs=3)
-    assert run.recipe.schedule.name == name
-    assert run.recipe.schedule.warmup == 3
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_second_order_learns_small_problems(tmp_path: Path, name: str) -> None:
     settings = WHOLE | {"optimizer.name": name, "schedule.name": "constant", "model.norm": "none"}
-    more = {"optimizer.max_iterations": 20, "training.batch_size": 1079}
-    run = run_of("digits", tmp_path, settings | more, epochs=15)
+    more = {"optimizer.max_iterations": 20, "training.batch_size": 1079, "model.widths": [12, 12]}
+    run = caviar.train("sample:digits", epochs=15, settings=settings | more, progress=False, runs_dir=tmp_path)
     assert run.metrics["accuracy"]["value"] > 0.85
 
 
@@ -68,6 +38,8 @@ CASES: list[dict[str, Any]] = [
     {"optimizer": {"name": "lbfgs", "max_iterations": 3}, "regularization": {"l2": 0.01}},
     {"optimizer": {"name": "newton", "max_iterations": 3}},
     {"optimizer": {"name": "muon"}},
+    {"average": {"name": "ema", "decay": 0.9}},
+    {"average": {"name": "swa", "start": 1}},
 ]
 
 
@@ -96,11 +68,12 @@ def test_stop_and_resume_equals_never_stopping(tmp_path: Path, sections: dict[st
     again = job()
     newest = next((tmp_path / "saved").glob(f"*{stop_at}.safetensors"))
     with isolated_randomness(99, again.device):
-        state = unpack(read_checkpoint(newest), again.model, again.optimizer, again.device)
+        state = unpack(read_checkpoint(newest), again.model, again.optimizer, again.device, again.averaged_model)
         assert state.step == stop_at
         assert train(again, state, None, [], StopRequest())
-    expected = whole.model.state_dict()
-    assert all(torch.equal(expected[name], tensor) for name, tensor in again.model.state_dict().items())
+    for one, other in ((whole.model, again.model), (judged_model(whole), judged_model(again))):
+        expected = one.state_dict()
+        assert all(torch.equal(expected[name], tensor) for name, tensor in other.state_dict().items())
     assert whole.schedule(10) == again.schedule(10)
 
 

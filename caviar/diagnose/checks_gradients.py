@@ -1,0 +1,245 @@
+"""Checks of the gradients: right, arriving at every parameter, and held by the optimiser."""
+
+import copy
+import math
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
+from caviar.diagnose.checks_subject import Subject
+from caviar.nn.gradient_check import check_gradients
+from caviar.nn.probe import first_tensor
+
+EXAMPLES: Final = 4
+EVALUATIONS: Final = 400
+"""Forward passes that the gradient check may take, about."""
+NAMES: Final = 5
+"""A sentence lists at most so many layers."""
+STEEP: Final = 1e4
+"""Gradients at the first and the last layer this many times apart vanish, or explode, on their way."""
+FRESH_ROWS: Final = 8
+"""A weight of fewer rows or columns is too small to be called fresh or learned."""
+MOST_ROWS: Final = 512
+STANDS_OUT: Final = 1.1
+"""A singular value so many times the largest of random weights has been learned."""
+FITS: Final = 1.95
+"""Largest distance of two distribution functions, times the root of the number of entries, that chance makes."""
+
+
+def check_numeric(subject: Subject) -> Outcome:
+    """Compare the gradients with centred differences in float64."""
+    setup = subject.setup
+    batch = subject.batch.take(slice(EXAMPLES))
+    trainable = sum(each.requires_grad for each in setup.model.parameters())
+    if trainable == 0:
+        return skipped("the model has no trainable parameter.")
+    if narrow := _not_double(subject):
+        return skipped(f"{narrow} computes in less than float64, which hides the differences.")
+    samples = max(1, min(10, EVALUATIONS // (2 * trainable)))
+    loss = copy.deepcopy(setup.loss).double() if isinstance(setup.loss, nn.Module) else setup.loss
+    pair, training = (batch.inputs, batch.targets), len(batch) > 1
+    report = check_gradients(setup.fresh(), pair, loss, samples=samples, seed=setup.seed, training=training)
+    worst = report.worst
+    numbers = {
+        "worst_parameter": worst.name,
+        "relative_error": worst.relative_error,
+        "analytic": worst.worst.analytic,
+        "numeric": worst.worst.numeric,
+        "entries": sum(each.num_checked for each in report.parameters),
+        "kinks": sum(each.num_kinks for each in report.parameters),
+    }
+    if worst.verdict == "wrong":
+        wrong = [each.name for each in report.parameters if each.verdict == "wrong"]
+        return failed(
+            f"the gradient of {_some(wrong)} is wrong: {worst.worst.analytic:.4g} from backward, "
+            f"{worst.worst.numeric:.4g} by centred differences.",
+            "Look for a backward of your own that does not belong to its forward, and for detach, .data, item or "
+            "in-place changes on the way from there to the loss.",
+            **numbers,
+        )
+    return passed(f"{numbers['entries']} entries agree; largest relative error {worst.relative_error:.1e}.", **numbers)
+
+
+def _not_double(subject: Subject) -> str:
+    """Return the first layer whose output is not float64 in a float64 copy of the model, or ""."""
+    model = subject.setup.fresh(training=subject.trains).double()
+    found: list[str] = []
+
+    def hook(name: str) -> Any:
+        def leave(module: nn.Module, arguments: Any, output: Any) -> None:  # noqa: ARG001
+            values = first_tensor(output)
+            if values is not None and values.is_floating_point() and values.dtype != torch.float64:
+                found.append(name or "the model")
+
+        return leave
+
+    for name, module in model.named_modules():
+        module.register_forward_hook(hook(name))
+    inputs = subject.batch.inputs[:EXAMPLES]
+    try:
+        with torch.no_grad():
+            model(inputs.double() if inputs.is_floating_point() else inputs)
+    except RuntimeError:
+        return found[0] if found else "the model"
+    return found[0] if found else ""
+
+
+def check_arrival(subject: Subject) -> Outcome:
+    """Look whether every trainable parameter receives a gradient."""
+    gradients = subject.gradients
+    if not gradients:
+        return failed(
+            "the model has no trainable parameter.",
+            "Set requires_grad on what shall be trained.",
+            parameters=0,
+            without=[],
+        )
+    without = [name for name, gradient in gradients.items() if gradient is None]
+    numbers = {"parameters": len(gradients), "without": without}
+    if without:
+        return failed(
+            f"no gradient arrives at {_some(without)}: unused, or cut off by detach, no_grad, .data or item.",
+            "Use the layer, take the cut out, or remove the parameter (set requires_grad to False if it is meant).",
+            **numbers,
+        )
+    return passed(f"a gradient arrives at each of {len(gradients)} parameters.", **numbers)
+
+
+def check_frozen(subject: Subject) -> Outcome:
+    """Look for frozen weights that have not learned anything yet."""
+    frozen = [(name, each) for name, each in subject.setup.model.named_parameters() if not each.requires_grad]
+    if not frozen:
+        return passed("nothing is frozen.", frozen=[], fresh=[])
+    fresh = [name for name, each in frozen if _is_fresh(each.detach())]
+    numbers = {"frozen": [name for name, _ in frozen], "fresh": fresh}
+    if fresh:
+        return failed(
+            f"frozen, though its weights look freshly drawn: {_some(fresh)}.",
+            "Set requires_grad to True, or load trained weights before freezing.",
+            **numbers,
+        )
+    return passed(f"{len(frozen)} frozen parameters hold learned weights: {_some(numbers['frozen'])}.", **numbers)
+
+
+def _is_fresh(weight: Tensor) -> bool:
+    """Whether a weight looks drawn at random: uniform, normal or cut normal, and no direction that stands out.
+
+    Training adds a few strong directions. The largest singular value of n rows of k random entries with standard
+    deviation s is about s (sqrt(n) + sqrt(k)) (Marchenko and Pastur, 1967).
+    """
+    if weight.dim() < 2 or len(weight) < FRESH_ROWS or weight[0].numel() < FRESH_ROWS:
+        return False
+    rows = weight.double().flatten(1)[:MOST_ROWS, :MOST_ROWS]
+    entries = rows.flatten().sort().values
+    if float(entries[0]) == float(entries[-1]):
+        return True
+    edge = float(entries.std()) * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
+    if float(torch.linalg.matrix_norm(rows, 2)) > STANDS_OUT * edge:
+        return False
+    size = float(torch.maximum(-entries[0], entries[-1])) * (1 + 1 / len(entries))
+    normal = torch.special.ndtr((entries - entries.mean()) / entries.std())
+    cut, low = torch.special.ndtr(2 * entries / size), float(torch.special.ndtr(torch.tensor(-2.0)))  # at two sigma
+    return any(map(_fits, ((entries / size + 1) / 2, normal, (cut - low) / (1 - 2 * low))))
+
+
+def _fits(shares: Tensor) -> bool:
+    """Whether sorted numbers are uniform from 0 to 1, by the test of Kolmogorov and Smirnov at about 0.1%."""
+    ranks = torch.arange(1, len(shares) + 1, dtype=torch.float64, device=shares.device) / len(shares)
+    return float((ranks - shares).abs().max()) * math.sqrt(len(shares)) < FITS
+
+
+def check_held(subject: Subject) -> Outcome:
+    """Look whether the optimiser holds the model's parameters, all of them and no others."""
+    held = subject.setup.held
+    if held is None:
+        return skipped("no optimizer was given.")
+    numbers = {"absent": list(held.absent), "foreign": held.foreign}
+    if held.absent or held.foreign:
+        words = [f"lacks {_some(held.absent)}"] if held.absent else []
+        words += [f"holds {held.foreign} tensors that are not the model's"] if held.foreign else []
+        return failed(
+            f"the optimizer {' and '.join(words)}.",
+            "Build the optimizer after the model has its last layers, device and type: "
+            "torch.optim.AdamW(model.parameters(), ...).",
+            **numbers,
+        )
+    return passed("the optimizer holds every trainable parameter of the model, and no others.", **numbers)
+
+
+class Depth(NamedTuple):
+    """Norms of the loss's gradient with respect to the outputs of the first and the last layer with weights."""
+
+    first: str
+    last: str
+    first_norm: float
+    last_norm: float
+
+    def __str__(self) -> str:
+        return f"{self.first_norm:.1e} at {self.first}, {self.last_norm:.1e} at {self.last}"
+
+
+def gradient_depth(subject: Subject) -> Depth | None:
+    """Follow the gradient back through the layers; None where there are fewer than three."""
+    model = subject.setup.fresh(training=subject.trains, dropout=False)
+    signals: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def leave(module: nn.Module, arguments: Any, output: Any) -> None:  # noqa: ARG001
+            found = first_tensor(output)
+            if found is not None and found.requires_grad:
+                signals.setdefault(name, found)
+
+        return leave
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | _ConvNd | nn.RNNBase):
+            module.register_forward_hook(hook(name))
+    loss = subject.setup.loss(model(subject.batch.inputs.clone()), subject.batch.targets)
+    if len(signals) < 3 or not loss.requires_grad:
+        return None
+    gradients = torch.autograd.grad(loss, list(signals.values()), allow_unused=True)
+    norms = {name: 0.0 if g is None else float(g.norm()) for name, g in zip(signals, gradients, strict=True)}
+    present = {name: norm for name, norm in norms.items() if math.isfinite(norm) and norm > 0}
+    if len(present) < 3:
+        return None
+    first, last = next(iter(present)), list(present)[-1]
+    return Depth(first, last, present[first], present[last])
+
+
+def check_vanishing(subject: Subject) -> Outcome:
+    """Look whether gradients fade on the way from the last layer to the first."""
+    depth = subject.once(gradient_depth)
+    if depth is None:
+        return skipped("there are fewer than three layers with weights that a gradient reaches.")
+    if depth.first_norm < depth.last_norm / STEEP:
+        return failed(
+            f"gradients vanish with depth: {depth}.",
+            "Use relu (or another activation that does not saturate) with He's initial weights, batch or layer norm, "
+            "or residual connections.",
+            **depth._asdict(),
+        )
+    return passed(f"{depth}.", **depth._asdict())
+
+
+def check_exploding(subject: Subject) -> Outcome:
+    """Look whether gradients grow on the way from the last layer to the first."""
+    depth = subject.once(gradient_depth)
+    if depth is None:
+        return skipped("there are fewer than three layers with weights that a gradient reaches.")
+    if depth.first_norm > depth.last_norm * STEEP:
+        return failed(
+            f"gradients explode with depth: {depth}.",
+            "Draw the weights smaller (He for relu, Xavier for tanh), normalise between layers, or clip the gradient.",
+            **depth._asdict(),
+        )
+    return passed(f"{depth}.", **depth._asdict())
+
+
+def _some(names: Any) -> str:
+    """Return names as a short list."""
+    listed = list(names)
+    rest = f" and {len(listed) - NAMES} more" if len(listed) > NAMES else ""
+    return ", ".join(listed[:NAMES]) + rest

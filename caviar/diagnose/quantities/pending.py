@@ -1,0 +1,60 @@
+"""Numbers that wait on the device until somebody reads them: one synchronisation for all."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from caviar.core.observer import Moment
+from caviar.core.records import Record
+
+
+class Key(NamedTuple):
+    """Which curve a number belongs to."""
+
+    name: str
+    layer: str = ""
+    split: str = "train"
+
+
+Emit = Callable[[list[float]], Iterable[tuple[Key, float]]]
+"""From what was read to named numbers: arithmetic on a few numbers is cheaper here than on the device."""
+
+
+class Pending:
+    """Gathers small tensors and plain numbers; `drain` reads and names them."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._waiting: list[tuple[Moment, int, Emit]] = []
+        self._ready: list[tuple[Moment, Key, float]] = []
+
+    def add(self, moment: Moment, values: Tensor, emit: Emit) -> None:
+        """Keep `values` (of any shape, read flat) until the next drain."""
+        self._tensors.append(values)
+        self._waiting.append((moment, values.numel(), emit))
+
+    def add_numbers(self, moment: Moment, numbers: Mapping[Key, float]) -> None:
+        """Keep numbers that are on the host already."""
+        self._ready += [(moment, key, value) for key, value in numbers.items()]
+
+    def drain(self, trial: int) -> list[Record]:
+        """Wait for the device, once, and return everything as records."""
+        if self._tensors:
+            home = self._tensors[-1].device
+            flat = torch.cat([tensor.detach().reshape(-1).to(home, torch.float32) for tensor in self._tensors]).tolist()
+            start = 0
+            for moment, size, emit in self._waiting:
+                self._ready += [(moment, key, value) for key, value in emit(flat[start : start + size])]
+                start += size
+        found = [Record(trial, m.step, m.epoch, k.split, k.layer, k.name, v) for m, k, v in self._ready]
+        self._tensors, self._waiting, self._ready = [], [], []
+        return found
+
+
+def spread(mean: float, norm: float, count: int) -> float:
+    """Return the standard deviation of `count` values from their mean and the root of their sum of squares."""
+    square = norm * norm / count - mean * mean
+    return math.sqrt(square) if square > 0 else square if math.isnan(square) else 0.0

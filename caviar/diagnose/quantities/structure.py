@@ -1,0 +1,66 @@
+"""What hardly changes while a network trains: which layers learn, in which mode they are, what the optimiser holds."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from caviar.diagnose.quantities.layout import Layout
+from caviar.diagnose.quantities.pending import Emit, Key
+from caviar.diagnose.quantities.updates import initial_gain, unit_spread, weight_bound
+
+
+def modes(layout: Layout, model: nn.Module) -> dict[Key, float]:
+    """Return the share of layers that behave as in evaluation; {} where no layer minds the mode."""
+    moody = layout.moody
+    if not moody:
+        return {}
+    found = {Key("evaluation_mode"): sum(not module.training for module in moody) / len(moody)}
+    norms = [module for module in moody if isinstance(module, _BatchNorm)]
+    if norms:
+        found[Key("frozen_norms")] = sum(not norm.training for norm in norms) / len(norms)
+    return found | {Key("model_training"): float(model.training)}
+
+
+def learning(layout: Layout, held: set[int]) -> dict[Key, float]:
+    """Return, of each layer, whether it is frozen, gets no gradient, or is unknown to the optimiser (ids in `held`)."""
+    found: dict[Key, float] = {}
+    sizes = {"frozen": 0, "no_gradient": 0, "not_held": 0}
+    layer_of = {i: layer.name for layer in layout.layers for i in layer.parameters}
+    for i, parameter in enumerate(layout.parameters):
+        states = {
+            "frozen": not parameter.requires_grad,
+            "no_gradient": parameter.requires_grad and parameter.grad is None,
+            "not_held": parameter.requires_grad and id(parameter) not in held,
+        }
+        for name, holds in states.items():
+            sizes[name] += parameter.numel() * holds
+            if holds and i in layer_of:
+                found[Key(name, layer_of[i])] = 1.0
+    total = sum(p.numel() for p in layout.parameters) or 1
+    return found | {Key(name): size / total for name, size in sizes.items()}
+
+
+def initial(layout: Layout, *, first: bool) -> tuple[Tensor, Emit] | None:
+    """Return how much the units of each layer differ; at the first step, how large its weights are; bounds of frozen
+    layers."""
+    values: list[Tensor] = []
+    keys: list[Key] = []
+    for layer in layout.layers:
+        if len(layer.weight) > 1:
+            keys.append(Key("unit_spread", layer.name, ""))
+            values.append(unit_spread(layer))
+        if first:
+            keys.append(Key("initial_gain", layer.name, ""))
+            values.append(initial_gain(layer))
+        if not layer.weight.requires_grad:
+            keys.append(Key("weight_bound", layer.name, ""))
+            values.append(weight_bound(layer))
+    if not values:
+        return None
+
+    def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
+        return zip(keys, read, strict=True)
+
+    return torch.stack(values), emit

@@ -1,0 +1,75 @@
+"""What a recipe says about training many models at once: the section [population]."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from caviar.core.errors import InputError
+from caviar.core.settings import Auto, NoneWord, Settings
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+class PopulationSettings(Settings):
+    """How many models train together, in what they differ, and how they are run."""
+
+    members: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """models that train together, each with weights and dropout of its own"""
+    executor: Auto | Literal["singles", "stacked", "chain"] = "auto"
+    """singles (one module each), stacked (one stack of tensors), chain (a stack without autograd); auto: the fastest"""
+    size: Auto | Annotated[int, Field(ge=1)] = "auto"
+    """members that an executor holds at a time; auto: chosen by timing"""
+    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    """executors that run at once, each on one CPU thread; auto: chosen by timing"""
+    learning_rate: NoneWord | tuple[Positive, ...] = "none"
+    """one for each member, in place of optimizer.learning_rate"""
+    momentum: NoneWord | tuple[BelowOne, ...] = "none"
+    """one for each member, in place of optimizer.momentum"""
+    beta1: NoneWord | tuple[BelowOne, ...] = "none"
+    """one for each member, in place of the first of optimizer.betas"""
+    beta2: NoneWord | tuple[BelowOne, ...] = "none"
+    """one for each member, in place of the second of optimizer.betas"""
+    eps: NoneWord | tuple[Positive, ...] = "none"
+    """one for each member, in place of optimizer.eps"""
+    weight_decay: NoneWord | tuple[NotNegative, ...] = "none"
+    """one for each member, in place of optimizer.weight_decay"""
+    l1: NoneWord | tuple[NotNegative, ...] = "none"
+    """one for each member, in place of regularization.l1"""
+    l2: NoneWord | tuple[NotNegative, ...] = "none"
+    """one for each member, in place of regularization.l2"""
+    max_norm: NoneWord | tuple[Positive, ...] = "none"
+    """one for each member, in place of regularization.max_norm"""
+    dropout: NoneWord | tuple[BelowOne, ...] = "none"
+    """one for each member, for every dropout layer of the network"""
+    label_smoothing: NoneWord | tuple[BelowOne, ...] = "none"
+    """one for each member, in place of loss.label_smoothing"""
+    clip_norm: NoneWord | tuple[Positive, ...] = "none"
+    """one for each member, in place of training.clip_norm"""
+    init_gain: NoneWord | tuple[Positive, ...] = "none"
+    """one for each member, in place of model.init_gain"""
+
+    def lists(self) -> dict[str, tuple[float, ...]]:
+        """Return the hyperparameters in which members differ, by name."""
+        found = {name: getattr(self, name) for name in HYPERPARAMETERS}
+        return {name: value for name, value in found.items() if value != "none"}
+
+    def check(self) -> None:
+        """Refuse lists of another length than there are members."""
+        for name, values in self.lists().items():
+            if len(values) != self.members:
+                raise InputError(
+                    f"population.{name} has {len(values)} entries for {self.members} members. Give one for each "
+                    f"(or population.members = {len(values)})."
+                )
+
+    @property
+    def is_one(self) -> bool:
+        """Whether this is the training of a single model, without anything of its own."""
+        return self.members == 1 and not self.lists()
+
+
+HYPERPARAMETERS = tuple(
+    name for name in PopulationSettings.model_fields if name not in ("members", "executor", "size", "threads")
+)

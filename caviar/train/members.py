@@ -1,0 +1,339 @@
+"""The training loop of a population: as the one of a single model, for all members at once."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from caviar.core.checkpoint import Checkpoint
+from caviar.core.columns import Task
+from caviar.core.errors import InputError
+from caviar.core.examples import Examples
+from caviar.core.observer import Moment, SaveObserver
+from caviar.core.seeds import generator_for
+from caviar.optim.lists import Number
+from caviar.population import Population, Step
+from caviar.train.batching import batch_bounds, epoch_rows, gather
+from caviar.train.checkpoints import Checkpoints
+from caviar.train.evaluate import Prepare, batches
+from caviar.train.loop import EXPLODED, MID_EPOCH_FACTOR, MID_EPOCH_SECONDS, StopRequest
+from caviar.train.saving import Saver
+from caviar.train.state import Metric
+
+EVALUATION_BATCH = 250
+"""Examples that all members are evaluated on at a time."""
+
+Fate = Literal["training", "finished", "stopped early", "diverged"]
+
+
+@dataclass(frozen=True)
+class MembersJob:
+    """All that the training of a population consists of; the fields are those of `caviar.train.loop.Job`.
+
+    schedule, momentum: at a step counted from 0, a number or one for each trial. loss_per_example: from outputs
+    (members, batch, ...) and targets (batch,) to (members, batch). example_weights: (trials, stored rows of train), or
+    None.
+    """
+
+    schedule: Callable[[int], Number]
+    loss_per_example: Callable[[Tensor, Tensor], Tensor]
+    train: Examples
+    dev: Examples
+    prepare: Prepare
+    device: torch.device
+    task: Task
+    metric: Metric
+    epochs: int
+    batch_size: int
+    merge_single: bool
+    patience: int | None
+    checkpoint_seconds: float
+    seed: int
+    augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
+    momentum: Callable[[int], Number] | None = None
+    example_weights: Tensor | None = None
+
+
+@dataclass
+class Trial:
+    """How one member fares. best: its best value on dev, at best_epoch (0: none yet); at_step: when its fate came."""
+
+    fate: Fate = "training"
+    waited: int = 0
+    best_epoch: int = 0
+    best: float = math.nan
+    at_step: int = 0
+
+
+@dataclass
+class MembersState:
+    """Where a population's run stands. best_weights: by name, (trials, ...): those of each trial's best epoch."""
+
+    trials: list[Trial]
+    epoch: int = 1
+    batch: int = 0
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    best_step: int = 0
+
+    @property
+    def alive(self) -> list[int]:
+        """Trials that still train."""
+        return [number for number, trial in enumerate(self.trials) if trial.fate == "training"]
+
+
+@dataclass(frozen=True)
+class MembersFacts:
+    """What one finished epoch came to, for the trials that trained in it.
+
+    values: (split, name) -> [trials]; learning_rates: [trials]; better: which were better on dev than ever before.
+    """
+
+    epoch: int
+    step: int
+    trials: tuple[int, ...]
+    learning_rates: Tensor
+    values: dict[tuple[str, str], Tensor]
+    better: Tensor
+    batch_losses: Tensor
+
+
+class MembersObserver(SaveObserver, Protocol):
+    """Somebody who wants to know how a population fares."""
+
+    def on_step(self, moment: Moment, num_members: int) -> None:
+        """After every step has been handed out."""
+
+    def on_epoch(self, facts: MembersFacts, trials: Sequence[Trial]) -> None:
+        """After every epoch, once dev has been evaluated and fates are known."""
+
+
+def train_members(
+    job: MembersJob,
+    population: Population,
+    state: MembersState,
+    checkpoints: Checkpoints | None,
+    observers: Sequence[MembersObserver],
+    stop: StopRequest,
+) -> bool:
+    """Train a population from `state` on; return True when done, False when a stop was requested (it is saved).
+
+    A member whose loss or weights are not finite, or whose loss explodes, is diverged and leaves; so does one that has
+    not improved for `patience` epochs. The others go on as if it had never been there.
+    """
+    with Saver(checkpoints, observers) as saver:
+        if checkpoints is not None and state.step == 0:
+            saver.save(0, _packed(population, state, keep=True))
+            saver.wait()
+        return _train(job, population, state, saver, observers, stop)
+
+
+def _train(
+    job: MembersJob,
+    population: Population,
+    state: MembersState,
+    saver: Saver,
+    observers: Sequence[MembersObserver],
+    stop: StopRequest,
+) -> bool:
+    bounds = batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single)
+    mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
+    while state.alive and state.epoch <= job.epochs:
+        rows = epoch_rows(job.train, job.seed, state.epoch)
+        for start, end in bounds[state.batch :]:
+            population.take(make_step(job, state, rows[start:end]))
+            state.batch += 1
+            state.step += 1
+            for observer in observers:
+                observer.on_step(Moment(state.step, state.epoch, state.batch, len(bounds)), len(population))
+            if stop.requested or saver.age > mid_epoch:
+                state.losses.append(population.losses())
+                saver.save(state.step, _packed(population, state))
+                if stop.requested:
+                    return False
+
+        facts = _finish_epoch(job, population, state, bounds)
+        for observer in observers:
+            observer.on_epoch(facts, state.trials)
+        population = _without_the_gone(population, facts, state)
+        done = not state.alive or state.epoch > job.epochs
+        log_spaced = facts.epoch & (facts.epoch - 1) == 0
+        if log_spaced or saver.age >= job.checkpoint_seconds or stop.requested or done:
+            saver.save(state.step, _packed(population, state, keep=log_spaced))
+        if stop.requested and not done:
+            population.close()
+            return False
+    for number in state.alive:
+        state.trials[number].fate, state.trials[number].at_step = "finished", state.step
+    population.close()
+    return True
+
+
+def make_step(job: MembersJob, state: MembersState, rows: Tensor) -> Step:
+    """Fetch a batch and say what the schedules want: the step that all members take."""
+    inputs, targets = gather(job.train, job.device, rows)
+    if job.augment is not None:
+        generator = generator_for(job.seed, "augment", state.epoch, state.batch)
+        inputs, targets = job.augment(inputs, targets, generator)
+    weights = None
+    alive = state.alive
+    if job.example_weights is not None:
+        weights = job.example_weights[alive][:, rows.to(job.example_weights.device).long()].to(job.device)
+    momentum = None if job.momentum is None else _of(job.momentum(state.step), alive)
+    return Step(job.prepare(inputs), targets, weights, _of(job.schedule(state.step), alive), momentum)
+
+
+def trial_steps(job: MembersJob, state: MembersState, count: int = 3) -> list[Step]:
+    """Return the first few steps of the run, to time executors with."""
+    rows = epoch_rows(job.train, job.seed, 1)
+    size = min(job.batch_size, len(rows))
+    starts = range(0, max(1, len(rows) - size + 1), size)
+    return [make_step(job, state, rows[start : start + size]) for start in list(starts)[:count]]
+
+
+def _of(number: Number, trials: list[int]) -> Number:
+    return number[trials] if isinstance(number, Tensor) and number.dim() else number
+
+
+def _finish_epoch(
+    job: MembersJob, population: Population, state: MembersState, bounds: list[tuple[int, int]]
+) -> MembersFacts:
+    """Evaluate dev, note each member's best, decide fates, move the state to the start of the next epoch."""
+    alive = state.alive
+    losses = torch.cat([*state.losses, population.losses()]).double()
+    sizes = torch.tensor([end - start for start, end in bounds], dtype=torch.float64)
+    train_loss = (losses * sizes.unsqueeze(1)).sum(dim=0) / sizes.sum()
+    dev_loss, metric = evaluate_members(job, population, job.dev)
+    name = "accuracy" if job.task == "classification" else "r2"
+    value = dev_loss if job.metric == "loss" else metric
+    trials = [state.trials[number] for number in alive]
+    better = torch.tensor([_improves(float(v), t, job.metric) for v, t in zip(value, trials, strict=True)])
+    current = population.state()
+    _remember(state, current, alive, better)
+    finite = _finite_members(current)
+    exploded = train_loss > EXPLODED * losses[0].clamp_min(1.0)
+    diverged = ~torch.isfinite(losses).all(dim=0) | exploded | ~finite
+    for place, trial in enumerate(trials):
+        if better[place]:
+            trial.best_epoch, trial.best = state.epoch, float(value[place])
+        trial.waited = 0 if better[place] else trial.waited + 1
+        if diverged[place]:
+            trial.fate, trial.at_step = "diverged", state.step
+        elif job.patience is not None and trial.waited >= job.patience:
+            trial.fate, trial.at_step = "stopped early", state.step
+    if bool(better.any()):
+        state.best_step = state.step
+    rates = torch.as_tensor(_of(job.schedule(state.step - 1), alive), dtype=torch.float64).expand(len(alive))
+    values = {("train", "loss"): train_loss, ("dev", "loss"): dev_loss, ("dev", name): metric}
+    facts = MembersFacts(state.epoch, state.step, tuple(alive), rates, values, better, losses)
+    state.epoch += 1
+    state.batch, state.losses = 0, []
+    return facts
+
+
+def _improves(value: float, trial: Trial, metric: Metric) -> bool:
+    if math.isnan(value):
+        return False
+    if math.isnan(trial.best):
+        return True
+    return value < trial.best if metric == "loss" else value > trial.best
+
+
+def _remember(state: MembersState, current: dict[str, Tensor], alive: list[int], better: Tensor) -> None:
+    places = better.nonzero().flatten()
+    numbers = torch.tensor(alive)[places]
+    for name, tensor in current.items():
+        if name.startswith("model/"):
+            key = name.removeprefix("model/")
+            if key not in state.best_weights:
+                state.best_weights[key] = torch.zeros((len(state.trials), *tensor.shape[1:]), dtype=tensor.dtype)
+            state.best_weights[key][numbers] = tensor[places.to(tensor.device)].cpu()
+
+
+def _finite_members(current: dict[str, Tensor]) -> Tensor:
+    """Return which members' weights are finite throughout."""
+    floats = [t for name, t in current.items() if name.startswith("model/") and t.is_floating_point()]
+    return torch.stack([torch.isfinite(t.flatten(1)).all(dim=1).cpu() for t in floats if t.numel()]).all(dim=0)
+
+
+def _without_the_gone(population: Population, facts: MembersFacts, state: MembersState) -> Population:
+    """Return the population without the members whose fate has come, compacted."""
+    staying = [place for place, number in enumerate(facts.trials) if state.trials[number].fate == "training"]
+    if len(staying) == len(facts.trials) or not staying:
+        return population
+    smaller = population.select(staying)
+    population.close()
+    return smaller
+
+
+@torch.no_grad()
+def evaluate_members(job: MembersJob, population: Population, examples: Examples) -> tuple[Tensor, Tensor]:
+    """Return loss and metric (accuracy, or R2) of every member over a split, float64 [members]."""
+    total = torch.zeros(len(population), dtype=torch.float64)
+    hits, squares = torch.zeros_like(total), torch.zeros_like(total)
+    y = y2 = 0.0
+    for stored, targets in batches(examples, EVALUATION_BATCH):
+        labels = targets.to(job.device)
+        outputs = population.outputs(job.prepare(stored.to(job.device)))
+        total += job.loss_per_example(outputs, labels).double().sum(dim=1).cpu()
+        if job.task == "classification":
+            hits += (outputs.argmax(dim=2) == labels).sum(dim=1).cpu()
+        else:
+            wanted = labels.double().view(-1)
+            squares += (outputs.double().flatten(1) - wanted).square().sum(dim=1).cpu()
+            y, y2 = y + float(wanted.sum()), y2 + float(wanted.square().sum())
+    rows = len(examples)
+    if job.task == "classification":
+        return total / rows, hits / rows
+    spread = y2 - y * y / rows
+    metric = 1 - squares / spread if spread > 0 else torch.full_like(squares, math.nan)
+    return total / rows, metric
+
+
+def _packed(population: Population, state: MembersState, *, keep: bool = False) -> Checkpoint:
+    tensors = {f"member/{name}": tensor for name, tensor in population.state().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
+    tensors["losses"] = torch.cat(state.losses) if state.losses else torch.zeros(0)
+    data: dict[str, Any] = {
+        "epoch": state.epoch,
+        "batch": state.batch,
+        "best": {"epoch": max((trial.best_epoch for trial in state.trials), default=0), "step": state.best_step},
+        "trials": [_words(trial) for trial in state.trials],
+        "members": list(population.trials),
+        "keep": keep,
+    }
+    return Checkpoint(tensors, data)
+
+
+def unpack_members(checkpoint: Checkpoint, population: Population) -> tuple[Population, MembersState]:
+    """Return the population and the state that a checkpoint holds; `population` is the whole one of the run's start.
+
+    Raises InputError when the checkpoint is not one of such members.
+    """
+    data = checkpoint.data
+    try:
+        trials = [Trial(**{**words, "best": float(words["best"])}) for words in data["trials"]]
+        members = [int(number) for number in data["members"]]
+        losses = checkpoint.tensors["losses"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the checkpoint is not one of a population ({type(error).__name__}: {error}).") from error
+    if len(members) != len(population):
+        population = population.select(members)
+    population.load(_under(checkpoint.tensors, "member/"))
+    state = MembersState(trials, data["epoch"], data["batch"], data["step"])
+    state.losses = [losses] if losses.numel() else []
+    state.best_weights = _under(checkpoint.tensors, "best/")
+    state.best_step = data["best"]["step"]
+    return population, state
+
+
+def _words(trial: Trial) -> dict[str, Any]:
+    return {**vars(trial), "best": trial.best if math.isfinite(trial.best) else str(trial.best)}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
