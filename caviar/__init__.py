@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from caviar.bundle import Bundle, Predictions
     from caviar.bundle import load_bundle as load
     from caviar.core.errors import CaviarError, InputError, Interrupted, RunError
-    from caviar.diagnose.checks_setup import CheckReport
-    from caviar.population import Population
     from caviar.core.findings import Finding
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.diagnose.watch import watch
+    from caviar.population import Population
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
