@@ -24,7 +24,7 @@ LEGEND = """ms: milliseconds per trial and epoch, median over the rounds
 x hand, x alone: how many times faster a member is than the hand-written loop, and than caviar's own plain loop, which
 trains one after another; median over the rounds, and its range
 peak: share of the machine's float32 product peak; memory: bytes taken as a share of parameters, gradients, the
-optimiser's memory and one set of activations"""
+optimiser's memory and one set of activations; runs: the executor, members at a time, and threads"""
 
 Round = Mapping[str, float]
 Spread = dict[str, float]
@@ -146,12 +146,13 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
 def _members_table(result: Mapping[str, Any]) -> Table:
     table = _table("caviar")
     for heading in ("members", "ms", "x hand", "range", "x alone", "range", "peak", "memory", "runs"):
-        table.add_column(heading, justify="left" if heading == "runs" else "right", no_wrap=heading != "runs")
+        table.add_column(heading, justify="left" if heading == "runs" else "right", no_wrap=True)
     for number, one in result["members"].items():
         memory = one["memory"] or {}
         share = f"{memory['taken'] / memory['should']:.2f}" if memory.get("taken") and memory.get("should") else ""
         ratios = [cell for key in ("against_hand", "against_alone") for cell in _cells(one.get(key))]
-        table.add_row(str(number), _time(one["ms"]), *ratios, f"{one['of_peak']['median']:.0%}", share, one["runs"])
+        share_of_peak, runs = f"{one['of_peak']['median']:.0%}", "{} {} on {}".format(*one["layout"])
+        table.add_row(str(number), _time(one["ms"]), *ratios, share_of_peak, share, runs)
     return table
 
 
