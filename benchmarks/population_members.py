@@ -93,9 +93,18 @@ def measure_memory(task: Task, members: int, layout: Layout) -> dict[str, int | 
         session = Session(task, members, layout=layout)
         session.train(3)
         taken = peak.bytes()
-    inputs, labels = task.inputs[: task.batch_size], task.labels[: task.batch_size]
-    should = predict_memory(session.population.cohort, session.layout, inputs, labels)
-    return {"taken": taken, "should": should.total}
+    return {"taken": taken, "should": _should(session, task)}
+
+
+def _should(session: Session, task: Task) -> int:
+    """Return what a population must hold; the batch, which predictions count for each member, only once."""
+    inputs, labels = task.inputs[: task.batch_size].clone(), task.labels[: task.batch_size].clone()
+    layout, members = session.layout, len(session.population)
+    total = predict_memory(session.population.cohort, layout, inputs, labels).total
+    if task.work.bf16:
+        return total  # each member casts the batch to a copy of its own
+    together = min(members, layout.threads * (1 if layout.kind == "singles" else layout.size))
+    return total - inputs.nbytes * (together - 1)
 
 
 def product_peak(device: torch.device) -> float:
@@ -135,9 +144,10 @@ class _Peak:
             torch.cuda.reset_peak_memory_stats(device)
             self._before: int | None = torch.cuda.memory_allocated(device)
         else:
+            self._before = None
             with contextlib.suppress(OSError):
-                Path("/proc/self/clear_refs").write_text("5")  # the highest is the present size
-            self._before = _status("VmRSS")
+                Path("/proc/self/clear_refs").write_text("5")  # the highest so far is the present size
+                self._before = _status("VmRSS")
 
     def bytes(self) -> int | None:
         if self._device.type == "cuda":
