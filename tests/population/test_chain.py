@@ -10,13 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from caviar.nn import build_regularizer
 from caviar.nn.mlp import MLP
-from caviar.nn.settings import CrossEntropySettings, HuberSettings, MeanSquaredErrorSettings
+from caviar.nn.settings import CrossEntropySettings, HuberSettings, MeanSquaredErrorSettings, RegularizationSettings
 from caviar.optim import build_optimizer
-from caviar.optim.settings import MuonSettings, SGDSettings
+from caviar.optim.settings import (
+    AdamSettings,
+    AdamWSettings,
+    LookaheadSettings,
+    MuonSettings,
+    NAdamSettings,
+    RMSPropSettings,
+    SGDSettings,
+)
 from caviar.population.chain import Chain, build_chain
 from caviar.population.cohort import Cohort, Step
 from caviar.population.modules import stack_weights
+from caviar.population.rules import member_penalties, member_rule
 
 LIMITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 INPUTS, CLASSES, BATCH = 12, 5, 19
@@ -97,9 +107,11 @@ class Ordinary:
                 if isinstance(child, nn.Dropout):
                     rate = self._own(cohort, "dropout", child.p)
                     setattr(parent, name, Drawn(rate, generator))
-        names = ("learning_rate", "momentum", "weight_decay")
-        values = {name: self._own(cohort, name, getattr(cohort.optimizer, name)) for name in names}
-        self.optimizer = build_optimizer(cohort.optimizer.model_copy(update=values), self.module)
+        self.optimizer = build_optimizer(member_rule(cohort, member), self.module)
+        self.regularizer = build_regularizer(member_penalties(cohort, member), self.module)
+        self.clip_norm = cohort.clip_norm
+        if "clip_norm" in cohort.values:
+            self.clip_norm = float(cohort.values["clip_norm"][member])
         self.smoothing = self._own(cohort, "label_smoothing", getattr(cohort.loss, "label_smoothing", 0.0))
         self.cohort = cohort
 
@@ -116,7 +128,13 @@ class Ordinary:
         self.optimizer.zero_grad()
         loss = self._loss(self.module(step.inputs), step)
         loss.backward()
+        if self.regularizer is not None:
+            self.regularizer.add_gradients()
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.clip_norm)
         self.optimizer.step()
+        if self.regularizer is not None:
+            self.regularizer.constrain()
         return loss.detach()
 
     def _loss(self, outputs: Tensor, step: Step) -> Tensor:
@@ -256,11 +274,28 @@ RULES: dict[str, dict[str, Any]] = {
         "class_weights": torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0]),
         "values": {"label_smoothing": SPREAD * 3},
     },
+    "nesterov": {"optimizer": SGDSettings(learning_rate=0.05, nesterov=True, weight_decay=0.1)},
+    "nesterovs": {
+        "optimizer": SGDSettings(learning_rate=0.05, nesterov=True),
+        "values": {"learning_rate": SPREAD, "momentum": SPREAD + 0.5, "weight_decay": SPREAD * 2},
+    },
+    "adam": {"optimizer": AdamSettings(learning_rate=0.01, eps=1e-3)},
+    "adamw": {"optimizer": AdamWSettings(learning_rate=0.01, weight_decay=0.1, eps=1e-3)},
+    "adamws": {
+        "optimizer": AdamWSettings(learning_rate=0.01, eps=1e-3),
+        "values": {"learning_rate": SPREAD / 10, "beta1": SPREAD + 0.6, "weight_decay": SPREAD},
+    },
+    "rmsprop": {"optimizer": RMSPropSettings(learning_rate=0.01, momentum=0.5, eps=1e-3)},
+    "nadam": {"optimizer": NAdamSettings(learning_rate=0.01, eps=1e-3)},
+    "lookahead": {"optimizer": LookaheadSettings(learning_rate=0.01, rule="sgd", period=2)},
+    "penalties": {"regularization": RegularizationSettings(l1=0.01, l2=0.1, max_norm=0.6)},
+    "penalties_varied": {"values": {"l1": SPREAD / 5, "l2": SPREAD, "max_norm": SPREAD + 0.5}},
+    "clip_norm": {"clip_norm": 0.1},
+    "clip_norms": {"values": {"clip_norm": SPREAD}, "optimizer": AdamWSettings(learning_rate=0.01, eps=1e-3)},
 }
 
 
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("group", [100_000, 1])
+@pytest.mark.parametrize(("dtype", "group"), [(torch.float32, 1), (torch.float64, 100_000)], ids=str)
 @pytest.mark.parametrize("name", RULES)
 def test_hyperparameters_and_losses(name: str, group: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caviar.population.chain.GROUP_BYTES", group)
@@ -278,7 +313,7 @@ def test_schedules_move_the_learning_rate_and_the_momentum(optimizer: SGDSetting
 
 
 @pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("rule", ["momentum", "no_momentum", "all", "classes_smoothings"])
+@pytest.mark.parametrize("rule", ["momentum", "no_momentum", "all", "classes_smoothings", "nesterov", "penalties"])
 def test_weighted_examples(rule: str, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(2)
     weights = torch.rand(3, BATCH, generator=generator).to(dtype)
