@@ -7,6 +7,7 @@ from torch import Tensor
 
 from caviar.population.chain_linear import Affine, bias_backward, bias_of, stored_rows
 from caviar.population.chain_links import Call, Laid, Room, Signal, Stored
+from caviar.population.chain_rule import take_gradient, take_members
 
 LANES = 16
 """Numbers of float32 in a vector register of AVX-512, which products fill along their last axis."""
@@ -41,7 +42,7 @@ class FirstLarge:
 
         def backward() -> None:
             gradient = onednn_product(outputs.reshape(-1, batch_size), batch.inputs.t())
-            rule.gradient(slot, gradient.view_as(slot.weight))
+            take_gradient(rule, slot, gradient.view_as(slot.weight))
             biases_backward()
 
         return Laid(Signal(outputs, outputs), self._forward(room, outputs), backward)
@@ -95,7 +96,7 @@ class LargeLinear:
                 for weight, error, out in zip(weights, errors, before, strict=True):
                     transposed.copy_(error.t())
                     out.copy_(onednn_product(transposed, weight.t()).t())
-            rule.members(slot, gradients())
+            take_members(rule, slot, gradients())
             biases_backward()
 
         return Laid(Signal(outputs, outputs), lambda: self._multiply(room, inputs.value, outputs), backward)
