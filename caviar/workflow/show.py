@@ -177,6 +177,7 @@ def _decisions(plan: "Plan") -> list[str]:
     machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"
     rule = f"{recipe.optimizer.name} from {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
+    rule += f", {recipe.average.name} of the weights" if recipe.average.name != "none" else ""
     return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
 
 
