@@ -51,7 +51,7 @@ def pages() -> Mapping[str, Page]:
     """Return every page by its code, families in their order."""
     limits = tomllib.loads((HERE / "thresholds.toml").read_text(encoding="utf-8"))
     found = {}
-    for family in FAMILIES:
+    for family in (*FAMILIES, "checks"):
         path = HERE / "pages" / f"{family.lower()}.toml"
         for code, values in tomllib.loads(path.read_text(encoding="utf-8")).items():
             found[code] = _page(code, values, limits.get(code, {}))

@@ -7,6 +7,8 @@ import torch
 
 import caviar
 from caviar.diagnose.checks import CHECKS
+from caviar.diagnose.pages import pages
+from caviar.diagnose.rules import CROSS_RULES, RULES
 from tests.diagnose.broken import BROKEN
 from tests.diagnose.healthy import Case
 
@@ -30,3 +32,10 @@ def test_the_planted_bug_is_found(code: str, make: Callable[[], Case]) -> None:
 
 def test_every_check_has_a_planted_bug() -> None:
     assert {code for code, _ in BROKEN.values()} == set(CODES)
+
+
+def test_every_code_has_a_page() -> None:
+    assert set(CODES) <= set(pages())
+    assert len(set(CODES)) == len(CODES)
+    only = {code for code in CODES if int(code[-3:]) > 100}
+    assert only == set(pages()) - set(RULES) - set(CROSS_RULES)
