@@ -15,8 +15,8 @@ def evaluation_mode(story: Story, limits: Limits) -> Iterator[Found]:
     """NORM001: the network trains in evaluation mode."""
     share = story.curve("evaluation_mode", "train", least=int(limits["looks"]))
     training = story.curve("model_training", "train").values
-    stuck = share.values[int(limits["skip"]) :] if len(share) > limits["skip"] + 1 else share.values
-    if float(np.median(stuck)) > limits["share"] and float(np.median(training[-len(stuck) :])) == 0:
+    recent = int(limits["looks"])
+    if share.recent(recent).min() > limits["share"] and training[-recent:].max() == 0:
         step = int(share.steps[-1])
         message = (
             "training steps run in evaluation mode: dropout drops nothing, and batch norm uses (and never updates) "
