@@ -15,7 +15,9 @@ import typer
 
 from caviar import __version__
 from caviar.cli.check import check
+from caviar.cli.diagnose import diagnose
 from caviar.cli.evaluate import evaluate
+from caviar.cli.explain import explain
 from caviar.cli.output import give_error
 from caviar.cli.predict import predict
 from caviar.cli.recipe import recipe
@@ -53,6 +55,8 @@ for command, summary in (
     (check, "Look for faults before the long run."),
     (evaluate, "Compare a trained model with known targets."),
     (predict, "Predict new rows or pictures."),
+    (diagnose, "Say what is wrong with a run's training."),
+    (explain, "Explain the code of a finding."),
     (runs, "List the runs."),
 ):
     app.command(short_help=summary)(_past_typer(command))

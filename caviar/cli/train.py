@@ -79,6 +79,7 @@ def _show(output: Output, run: Any) -> None:
     metrics, recipe = summary["metrics"], run.recipe
     output.say(
         *report_tables(metrics),
+        *_findings(path, summary.get("findings", [])),
         f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
         "(recipe.toml, records.sqlite, checkpoints/, bundle/, train.log).",
         "Next:",
@@ -94,8 +95,16 @@ def _show(output: Output, run: Any) -> None:
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
         metrics=metrics,
+        findings=summary.get("findings", []),
         notices=summary.get("notices", []),
     )
+
+
+def _findings(path: Path, findings: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each finding that is worse than worth knowing and no consequence of another one."""
+    grave = [f for f in findings if f["severity"] != "info" and not f["consequence_of"]]
+    lines = [f"{f['severity']} {f['code']} {f['title']}: {f['message']}" for f in grave]
+    return [*lines, f"What to do about it: caviar diagnose {shlex.quote(str(path))}"] if lines else []
 
 
 def _next_commands(path: Path, recipe: Any) -> list[str]:

@@ -11,6 +11,7 @@ BUNDLE: Final = 1
 JSON_OUTPUT: Final = 1
 CACHE: Final = 1
 RUN: Final = 1
+FACTS: Final = 1
 
 
 def check_version(kind: str, found: Any, supported: int, where: object) -> None:

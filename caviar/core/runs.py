@@ -4,6 +4,7 @@ runs/NAME/recipe.toml        the resolved recipe; training it again reproduces t
           environment.json   versions and machine
           run.json           how it stands (status, epoch, metrics)
           records.sqlite     every record and event
+          facts.json         what findings may ask besides the records: task, classes, layers
           checkpoints/       states to resume from
           bundle/            what the run hands over, once finished
           train.log          messages
@@ -81,6 +82,10 @@ class RunFolder:
     @property
     def store(self) -> Path:
         return self.path / "records.sqlite"
+
+    @property
+    def facts(self) -> Path:
+        return self.path / "facts.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,6 +1,4 @@
-"""What is wrong with a training set-up: checks before the long run."""
+"""What is wrong with a training run: checks before it, quantities during it, rules that turn records into findings.
 
-from caviar.diagnose.checks import CHECKS, Check, check_codes, run_checks
-from caviar.diagnose.checks_setup import Batch, CheckReport, CheckResult, Held, Setup
-
-__all__ = ["CHECKS", "Batch", "Check", "CheckReport", "CheckResult", "Held", "Setup", "check_codes", "run_checks"]
+The parts are imported from their own modules, so that pages about findings can be read without loading torch.
+"""

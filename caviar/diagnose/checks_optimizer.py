@@ -9,6 +9,8 @@ from caviar.diagnose.pages import limits_of
 
 SHRINKS: Final = 5e-3
 """Share of every weight that decay may take in each step: at this, half of it in 140 steps."""
+USUAL: Final = {True: 0.01, False: 1.0}
+"""Decay up to which the rate is to blame where it takes much: added to the gradient (True), or apart from it."""
 SCALED: Final = ("adam", "rmsprop", "adagrad", "nadam", "radam", "adadelta", "adamax")
 """Rules that divide what decay adds to the gradient by the gradient's own size: how it pulls cannot be told before."""
 
@@ -59,10 +61,13 @@ def check_decay(subject: Subject) -> Outcome:
     shares = []
     for group in optimizer.param_groups:
         decay, rate, momentum = (float(group.get(key) or 0.0) for key in ("weight_decay", "lr", "momentum"))
-        if decay and (name not in SCALED or group.get("decoupled_weight_decay")):
-            shares.append(rate * decay / max(1.0 - momentum, 1e-9) if name.startswith("sgd") else rate * decay)
+        if name in SCALED and not group.get("decoupled_weight_decay"):
+            continue
+        coupled = name == "sgd"
+        if decay > USUAL[coupled]:
+            shares.append(rate * decay / max(1.0 - momentum, 1e-9) if coupled else rate * decay)
     if not shares:
-        return skipped("no weight decay is set, or the rule scales it.")
+        return skipped("weight decay is in its usual range or none, or the rule scales it.")
     worst = max(shares)
     if worst > SHRINKS:
         return failed(

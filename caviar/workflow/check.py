@@ -12,7 +12,8 @@ from caviar.core.errors import InputError
 from caviar.core.examples import Examples
 from caviar.core.seeds import generator_for
 from caviar.data.row_keys import row_keys
-from caviar.diagnose import Batch, CheckReport, Setup, check_codes, run_checks
+from caviar.diagnose.checks import check_codes, run_checks
+from caviar.diagnose.checks_setup import Batch, CheckReport, Setup
 from caviar.nn import build_regularizer
 from caviar.optim import build_optimizer
 from caviar.recipe import Recipe, Sparse, merge

@@ -16,7 +16,7 @@ from caviar.core.seeds import generator_for
 from caviar.data.raw import RawData
 from caviar.data.row_keys import row_keys
 from caviar.data.splits import count_overlaps
-from caviar.diagnose import Batch, Held, Setup
+from caviar.diagnose.checks_setup import Batch, Held, Setup
 from caviar.nn.probe import probe
 from caviar.optim import Optimizer as RuleOptimizer
 from caviar.workflow.check_sample import DEV_ROWS, TRAIN_ROWS, sample_of

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from caviar.core.errors import InputError
 from caviar.core.seeds import generator_for
-from caviar.diagnose import Batch
+from caviar.diagnose.checks_setup import Batch
 
 TRAIN_ROWS: Final = 2048
 DEV_ROWS: Final = 512

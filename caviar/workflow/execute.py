@@ -92,11 +92,11 @@ def _train(
         start.tensors.clear()  # they have been copied: a second state need not stay in memory
     store.add_event(state.step, "resumed" if resumed else "started")
     folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
-    with contextlib.closing(watch(plan, job, store, state.step, console)) as watched:
+    with contextlib.closing(watch(plan, job, folder, store, state.step, console)) as watched:
         recorder = Recorder(store, folder, log, watcher=watched.watcher, findings=watched.live, losses=watched.losses)
         try:
             with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
-                done = run_loop(job, state, checkpoints, [recorder, *watched.observers, bar], stop)
+                done = run_loop(job, state, checkpoints, [*watched.observers, recorder, bar], stop)
         except Exception as error:
             with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
                 recorder.flush()
@@ -104,10 +104,10 @@ def _train(
                 folder.write_summary(findings=watched.findings(failed=True))
             raise
     recorder.on_save(state.step)
-    folder.write_summary(findings=watched.findings(finished=done))
+    findings = watched.findings(finished=done)
     if not done:
         store.add_event(state.step, "interrupted")
-        folder.write_summary(status="interrupted")
+        folder.write_summary(status="interrupted", findings=findings)
         log.write(f"interrupted after step {state.step}")
         raise Interrupted(
             f"stopped after step {state.step} (epoch {state.epoch}); everything is saved. "
@@ -116,7 +116,7 @@ def _train(
     bundle = finish(plan, job, state)
     bundle.save(folder.bundle)
     store.add_event(state.step, "finished")
-    folder.write_summary(status="finished", metrics=bundle.metrics, epochs_run=state.epoch - 1)
+    folder.write_summary(status="finished", metrics=bundle.metrics, findings=findings, epochs_run=state.epoch - 1)
     log.write("finished")
 
 

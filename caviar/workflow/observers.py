@@ -17,8 +17,8 @@ from caviar.core.observer import EpochFacts, Moment
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder
 from caviar.core.store import Store
+from caviar.diagnose.live import LiveFindings
 from caviar.diagnose.quantities import Smoother, Watcher
-from caviar.workflow.watching import LiveFindings
 
 FLUSH_SECONDS = 1.0
 REFRESH_SECONDS = 0.2
@@ -92,7 +92,7 @@ class Recorder:
     def flush(self) -> None:
         """Write everything gathered so far."""
         measured = [] if self._watcher is None else self._watcher.drain()
-        looks = {record.step for record in measured}
+        looks = {record.step for record in measured if record.name == "weight_norm"}
         if self._losses:
             losses = torch.stack(self._losses).tolist()
             for moment, loss in zip(self._moments, losses, strict=True):

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from caviar.diagnose import CheckReport
+    from caviar.diagnose.checks_setup import CheckReport
     from caviar.recipe.names import Family
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import caviar
-from caviar.diagnose import CHECKS
+from caviar.diagnose.checks import CHECKS
 from caviar.diagnose.pages import pages
 from caviar.diagnose.rules import CROSS_RULES, RULES
 from tests.diagnose.broken import BROKEN

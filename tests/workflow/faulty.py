@@ -10,6 +10,7 @@ import pytest
 import caviar
 from caviar.cli.main import main
 from caviar.core.store import Store
+from caviar.diagnose.quantities.names import MOMENTARY
 from caviar.workflow import observers
 
 SMALL: dict[str, Any] = {"model.widths": [16], "device.threads": 1, "training.checkpoint_seconds": 0}
@@ -52,7 +53,8 @@ def content(run: Path) -> dict[str, Any]:
     summary = caviar.Run.open(run).summary
     files = {path.name: path.read_bytes() for path in (run / "bundle").iterdir()}
     kept = {name: summary.get(name) for name in ("status", "epoch", "last", "best", "metrics", "epochs_run", "step")}
-    return {"records": [tuple(map(repr, record)) for record in records], **files, **kept}
+    lasting = [record for record in records if record.name not in MOMENTARY]
+    return {"records": [tuple(map(repr, record)) for record in lasting], **files, **kept}
 
 
 def kinds(run: Path) -> list[str]:

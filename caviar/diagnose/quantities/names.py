@@ -88,3 +88,9 @@ _ALL = (
 
 QUANTITIES: Final[dict[str, Quantity]] = {quantity.name: quantity for quantity in _ALL}
 """Every name that a record may have."""
+
+
+MOMENTARY: Final = frozenset(
+    {"gradient_cosine", "noise_scale", "dead", "data_wait", "examples_per_second", "memory", "optimizer_stepped"}
+)
+"""What belongs to the machine, or to several steps that a stop may part: not the same in every run of one recipe."""
