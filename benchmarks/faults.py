@@ -39,6 +39,7 @@ import caviar.data.arrays
 import caviar.data.pictures
 import caviar.data.samples
 import caviar.data.tables  # noqa: F401
+from caviar.diagnose.quantities.names import MOMENTARY
 from caviar.train import checkpoints, loop
 from caviar.workflow import execute, train
 
@@ -250,9 +251,11 @@ def _train(case: Case, place: Path, board: Board, resume: bool) -> None:
 
 
 def _result(run: Path) -> dict[str, Any]:
-    """Return all that must be equal: status, files of the bundle, records, and names of what else is there."""
+    """Return all that must be equal: status, files of the bundle, records (but those of speed and the like)."""
     with closing(sqlite3.connect(run / "records.sqlite")) as store:
-        rows = store.execute("SELECT * FROM records ORDER BY trial, name, split, layer, step").fetchall()
+        kept = ", ".join(f"'{name}'" for name in sorted(MOMENTARY))
+        order = "trial, name, split, layer, step"
+        rows = store.execute(f"SELECT * FROM records WHERE name NOT IN ({kept}) ORDER BY {order}").fetchall()
     summary = json.loads((run / "run.json").read_text())
     return {
         "status": summary["status"],
