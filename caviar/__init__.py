@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
+    from caviar.workflow.find_lr import find_lr
+    from caviar.workflow.learning_rates import LearningRates
     from caviar.workflow.run import Run
     from caviar.workflow.train import train
 
@@ -35,6 +37,7 @@ _HOMES = {
     "Finding": ("caviar.core.findings", "Finding"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
+    "LearningRates": ("caviar.workflow.learning_rates", "LearningRates"),
     "Population": ("caviar.population", "Population"),
     "Predictions": ("caviar.bundle", "Predictions"),
     "Recipe": ("caviar.recipe", "Recipe"),
@@ -42,6 +45,7 @@ _HOMES = {
     "RunError": ("caviar.core.errors", "RunError"),
     "check": ("caviar.workflow.check", "check"),
     "evaluate": ("caviar.workflow.evaluate", "evaluate"),
+    "find_lr": ("caviar.workflow.find_lr", "find_lr"),
     "load": ("caviar.bundle", "load_bundle"),
     "train": ("caviar.workflow.train", "train"),
     "watch": ("caviar.diagnose.watch", "watch"),
@@ -54,6 +58,7 @@ __all__ = [
     "Finding",
     "InputError",
     "Interrupted",
+    "LearningRates",
     "Population",
     "Predictions",
     "Recipe",
@@ -62,6 +67,7 @@ __all__ = [
     "__version__",
     "check",
     "evaluate",
+    "find_lr",
     "load",
     "train",
     "watch",
