@@ -41,7 +41,9 @@ class Optimized:
         self._l2 = cohort.value("l2", cohort.regularization.l2)
         self._clip = cohort.value("clip_norm", cohort.clip_norm)
         limit = cohort.value("max_norm", cohort.regularization.max_norm)
-        self._limit = None if isinstance(limit, str) else torch.as_tensor(limit, dtype=torch.float64).expand(len(cohort))
+        self._limit = (
+            None if isinstance(limit, str) else torch.as_tensor(limit, dtype=torch.float64).expand(len(cohort))
+        )
         self._parts: dict[Tensor, _Part] = {}
         for key, each in stored.items():
             for part in _parts(key, each):
