@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from caviar.bundle import Bundle, Predictions
     from caviar.bundle import load_bundle as load
     from caviar.core.errors import CaviarError, InputError, Interrupted, RunError
+    from caviar.core.findings import Finding
     from caviar.diagnose.checks_setup import CheckReport
+    from caviar.diagnose.watch import watch
     from caviar.population import Population
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
@@ -30,6 +32,7 @@ _HOMES = {
     "Bundle": ("caviar.bundle", "Bundle"),
     "CaviarError": ("caviar.core.errors", "CaviarError"),
     "CheckReport": ("caviar.diagnose.checks_setup", "CheckReport"),
+    "Finding": ("caviar.core.findings", "Finding"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
     "Population": ("caviar.population", "Population"),
@@ -41,12 +44,14 @@ _HOMES = {
     "evaluate": ("caviar.workflow.evaluate", "evaluate"),
     "load": ("caviar.bundle", "load_bundle"),
     "train": ("caviar.workflow.train", "train"),
+    "watch": ("caviar.diagnose.watch", "watch"),
 }
 
 __all__ = [
     "Bundle",
     "CaviarError",
     "CheckReport",
+    "Finding",
     "InputError",
     "Interrupted",
     "Population",
@@ -59,6 +64,7 @@ __all__ = [
     "evaluate",
     "load",
     "train",
+    "watch",
 ]
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from caviar.diagnose.pages import documents
+from caviar.diagnose.quantities import QUANTITIES
 from caviar.nn import ACTIVATION_FACTS
 from caviar.optim import build_schedule, plot_schedules, preview_table
 from caviar.recipe import FAMILIES, Family
@@ -22,12 +24,15 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "reference"
 EPOCHS, STEPS_PER_EPOCH, ROWS = 20, 50, 11
 NOTE = "<!-- Written by docs/build.py from the code's docstrings; change those, then run `make docs`. -->"
+FINDINGS_NOTE = "<!-- Written by docs/build.py from caviar/diagnose; change that, then run `make docs`. -->"
 
 
 def build() -> dict[str, str]:
     """Return the whole reference: file below docs/reference -> content."""
     files = {f"{page.name}.md": _page(page) for page in PAGES}
     files["README.md"] = _contents()
+    files |= {f"findings/{name}": f"{FINDINGS_NOTE}\n\n{content}" for name, content in documents().items()}
+    files["quantities.md"] = _quantities()
     for name in VARIANTS["schedule"]:
         files[f"schedules/{name}.svg"] = _plot(name)
     return files
@@ -48,8 +53,22 @@ def public_names(page: Page) -> Iterator[tuple[str, Any]]:
 
 def _contents() -> str:
     rows = [(f"[{page.title}]({page.name}.md)", page.opening) for page in PAGES]
+    rows.append(("[Quantities](quantities.md)", "What is recorded while a network trains."))
+    rows.append(("[Findings](findings/README.md)", "What rules read from the records: a page for each code."))
     opening = "A page for each family of components: their names in a recipe, their settings, and the same for Python."
     return "\n\n".join([NOTE, "# Reference", opening, table(("page", "what it tells"), rows)]) + "\n"
+
+
+def _quantities() -> str:
+    rows = [
+        (f"`{q.name}`", "each layer" if q.by == "layer" else "the run", q.when, q.meaning) for q in QUANTITIES.values()
+    ]
+    opening = (
+        "What training records. When: each step, at a look (recipe section [watch]), at an early look (steps 1, 2, "
+    )
+    opening += "4, ...), each epoch, or once at the start."
+    parts = [NOTE, "# Quantities", opening, table(("name", "of", "when", "what it is"), rows)]
+    return "\n\n".join([*parts, "## Settings", "### [watch]\n\n" + settings_table(PLAIN_SECTIONS["watch"])]) + "\n"
 
 
 def _page(page: Page) -> str:

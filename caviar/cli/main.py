@@ -15,12 +15,15 @@ import typer
 
 from caviar import __version__
 from caviar.cli.check import check
+from caviar.cli.diagnose import diagnose
 from caviar.cli.evaluate import evaluate
+from caviar.cli.explain import explain
 from caviar.cli.output import give_error
 from caviar.cli.predict import predict
 from caviar.cli.recipe import recipe
 from caviar.cli.runs import runs
 from caviar.cli.train import train
+from caviar.cli.verify import verify
 from caviar.core.errors import CaviarError, Interrupted
 
 
@@ -53,7 +56,10 @@ for command, summary in (
     (check, "Look for faults before the long run."),
     (evaluate, "Compare a trained model with known targets."),
     (predict, "Predict new rows or pictures."),
+    (diagnose, "Say what is wrong with a run's training."),
+    (explain, "Explain the code of a finding."),
     (runs, "List the runs."),
+    (verify, "Check that populations keep their promises here."),
 ):
     app.command(short_help=summary)(_past_typer(command))
 

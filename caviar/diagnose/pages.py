@@ -81,8 +81,38 @@ def limits_of(code: str) -> Mapping[str, float]:
     return MappingProxyType({threshold.name: threshold.value for threshold in pages()[code].thresholds})
 
 
+def to_dict(page: Page) -> dict[str, Any]:
+    """Return a page as JSON."""
+    return {
+        "code": page.code,
+        "family": page.family,
+        "title": page.title,
+        "sees": page.sees,
+        "why": page.why,
+        "evidence": page.evidence,
+        "remedies": [{"do": remedy.do, "change": dict(remedy.change)} for remedy in page.remedies],
+        "ignore": page.ignore,
+        "source": page.source,
+        "explained_by": list(page.explained_by),
+        "thresholds": [{"name": t.name, "value": t.value, "meaning": t.meaning} for t in page.thresholds],
+    }
+
+
+def documents() -> dict[str, str]:
+    """Return every page as Markdown by its file's name, CODE.md, and a list of them as README.md."""
+    return {"README.md": _contents(), **{f"{code}.md": markdown(page) for code, page in pages().items()}}
+
+
+def _contents() -> str:
+    lines = ["# Findings", "", "One page for each code; `caviar explain CODE` prints the same.", ""]
+    for family, meaning in FAMILIES.items():
+        own = [page for page in pages().values() if page.family == family]
+        lines += [f"## {family}: {meaning}", "", *(f"- [{page.code}]({page.code}.md) {page.title}" for page in own), ""]
+    return "\n".join(lines)
+
+
 def markdown(page: Page) -> str:
-    """Return a page as Markdown: what stands in docs/findings/CODE.md."""
+    """Return a page as Markdown."""
     lines = [f"# {page.code}: {page.title}", "", f"Family {page.family}: {FAMILIES[page.family]}.", ""]
     for heading, text in _sections(page):
         lines += [f"## {heading}", "", text, ""]

@@ -89,9 +89,10 @@ def _linear(module: nn.Module, name: str, signal: Signal, context: Context) -> S
         turned = weight.transpose(1, 2)
         outputs = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
         return Signal(torch.unflatten(outputs, 1, inputs.shape[1:-1]), True)
-    # One wide product for all members, as their inputs are the same.
-    wide = functional.linear(inputs.flatten(0, -2), weight.flatten(0, 1))
-    outputs = torch.unflatten(wide, 1, weight.shape[:2]).transpose(0, 1)
+    # One wide product for all members, as their inputs are the same. Members are its rows, and then side by side in
+    # memory, because products with members as columns, and functions of strided memory, round by how many there are.
+    wide = torch.mm(weight.flatten(0, 1), inputs.flatten(0, -2).t())
+    outputs = torch.unflatten(wide, 0, weight.shape[:2]).transpose(1, 2).contiguous()
     outputs = outputs if bias is None else outputs + bias.unsqueeze(1)
     return Signal(torch.unflatten(outputs, 1, inputs.shape[:-1]), True)
 
@@ -106,7 +107,7 @@ def _convolution(module: nn.Module, name: str, signal: Signal, context: Context)
     options = (module.stride, module.padding, module.dilation)
     if not signal.stacked and module.groups == 1:
         outputs = convolve(signal.tensor, weight.flatten(0, 1), None, *options)
-        outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1)
+        outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1).contiguous()
     elif signal.tensor.device.type == "cpu":  # on a CPU grouped convolutions lose to one after another
         inputs = stacked(signal, context)
         outputs = torch.stack(
@@ -192,7 +193,9 @@ def _dropout(module: nn.Module, name: str, signal: Signal, context: Context) -> 
     if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout):
         raise NotLoweredError(f"the alpha dropout {name!r} draws from torch's own stream")
     inputs, own = stacked(signal, context), module.p if isinstance(module, _DropoutNd) else module.rate
-    rates = torch.full((context.num_members,), float(own)) if context.rates is None else context.rates  # type: ignore[arg-type]
+    rates = (
+        torch.full((context.num_members,), float(own), dtype=torch.float64) if context.rates is None else context.rates
+    )  # type: ignore[arg-type]
     if isinstance(module, Dropout) and (module.form != "inverted" or module.spatial_axes):
         options: Any = {"form": module.form, "spatial_axes": module.spatial_axes, "generator": context.draws}
         return Signal(dropout(inputs, rates.to(inputs), training=context.training, **options), True)

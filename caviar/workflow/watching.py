@@ -1,8 +1,8 @@
 """What watches a run: facts and first records from its plan, quantities while it trains, findings live and last."""
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,15 @@ from rich.console import Console
 
 from caviar.core.examples import Examples
 from caviar.core.files import write_json
-from caviar.core.findings import Finding, at_least
 from caviar.core.formats import FACTS
 from caviar.core.jsonable import jsonable
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder
 from caviar.core.store import Store
-from caviar.diagnose.engine import Diagnosis, diagnose
 from caviar.diagnose.facts import Facts, facts_of
+from caviar.diagnose.live import LiveFindings
 from caviar.diagnose.quantities import Schedule, Watcher
 from caviar.diagnose.quantities.inputs import moments_of, shift_between
-from caviar.diagnose.story import Story
 from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.train.evaluate import evaluate
 from caviar.train.loop import Job
@@ -30,9 +28,6 @@ from caviar.workflow.plan import Plan
 SAMPLE_ROWS = 500
 """Training examples that are evaluated now and then as dev is: at most so many, and a quarter of all."""
 COMPARED_ROWS = 512
-LEAST_SECONDS = 3.0
-COST_FACTOR = 200.0
-"""Live rules rest for so many times as long as they took: half a per cent of the time."""
 
 
 def facts_about(plan: Plan) -> Facts:
@@ -102,9 +97,7 @@ def first_records(job: Job, trial: int = 0) -> list[Record]:
 
 def _portion(examples: Examples, count: int) -> Examples:
     """Return up to `count` examples, evenly spread, gathered."""
-    spread = torch.linspace(0, len(examples) - 1, min(count, len(examples))).long()
-    rows = spread if examples.rows is None else examples.rows.cpu()[spread].long()
-    rows = rows.to(examples.inputs.device)
+    rows = examples.spread(count)
     return Examples(examples.inputs.index_select(0, rows), examples.targets.index_select(0, rows))
 
 
@@ -144,7 +137,7 @@ class Watched:
     """
 
     watcher: Watcher | None
-    live: "LiveFindings | None"
+    live: LiveFindings | None
     losses: tuple[float, ...]
 
     @property
@@ -156,7 +149,10 @@ class Watched:
         """Return what rules say at the end, as JSON; None where they are not asked."""
         if self.live is None:
             return None
-        return [finding.to_dict() for finding in self.live.finish(finished=finished, failed=failed).findings]
+        diagnosis = self.live.read(finished=finished, failed=failed)
+        if failed:  # a run that ends well is told of at its end
+            self.live.tell_rest(diagnosis)
+        return [finding.to_dict() for finding in diagnosis.findings]
 
     def close(self) -> None:
         """Take every hook off the network."""
@@ -175,55 +171,6 @@ def watch(plan: Plan, job: Job, folder: RunFolder, store: Store, first_step: int
     losses = tuple(r.value for r in before if (r.name, r.split) == ("batch_loss", "train"))
     live = None
     if settings.findings != "none":
-        live = LiveFindings(facts, console, before, live=settings.findings == "live")
+        say = partial(console.print, soft_wrap=True) if settings.findings == "live" else None
+        live = LiveFindings(facts, say, before)
     return Watched(build_watcher(plan, job, first_step), live, losses)
-
-
-class LiveFindings:
-    """Reads records as they are written, and says on the console what rules find: each finding once.
-
-    A finding is told when two looks in a row have made it, or at once when it is sure and grave.
-    """
-
-    def __init__(self, facts: Facts, console: Console, before: Iterable[Record] = (), *, live: bool = True) -> None:
-        self._story = Story(facts)
-        self._story.add(before)
-        self._console, self._live = console, live
-        self._told: set[tuple[str, str]] = set()
-        self._seen: set[tuple[str, str]] = set()
-        self._next = time.monotonic() + LEAST_SECONDS
-
-    def take(self, records: Sequence[Record]) -> None:
-        """Take in new records, and apply the rules when it is time."""
-        self._story.add(records)
-        began = time.monotonic()
-        if not self._live or began < self._next:
-            return
-        findings = _worth_telling(diagnose({0: self._story}))
-        for finding in findings:
-            key = (finding.code, finding.layer)
-            if key in self._seen or (finding.severity == "error" and finding.confidence >= 0.9):
-                self._tell(finding)
-        self._seen = {(finding.code, finding.layer) for finding in findings}
-        now = time.monotonic()
-        self._next = now + max(LEAST_SECONDS, COST_FACTOR * (now - began))
-
-    def finish(self, *, finished: bool, failed: bool = False) -> Diagnosis:
-        """Apply the rules for the last time, and return what they say."""
-        self._story.finished, self._story.failed = finished, failed
-        return diagnose({0: self._story})
-
-    def _tell(self, finding: Finding) -> None:
-        key = (finding.code, finding.layer)
-        if key not in self._told:
-            self._told.add(key)
-            self._console.print(finding_line(finding), soft_wrap=True)
-
-
-def _worth_telling(diagnosis: Diagnosis) -> list[Finding]:
-    return [f for f in diagnosis.findings if at_least(f.severity, "warning") and not f.consequence_of]
-
-
-def finding_line(finding: Finding) -> str:
-    """Return a finding in one line."""
-    return f"{finding.severity} {finding.code} {finding.title}: {finding.message}"

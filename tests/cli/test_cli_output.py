@@ -66,6 +66,9 @@ COMMANDS = {
     "predict to a file": ["predict", "runs/table/bundle", "test.csv", "--output", "p.csv"],
     "predict prices": ["predict", "runs/prices/bundle", "prices.csv"],
     "predict pictures": ["predict", "runs/pictures/bundle", "pictures/dark/000.png"],
+    "diagnose": ["diagnose", "runs/table"],
+    "explain": ["explain", "LR003"],
+    "explain all": ["explain"],
     "runs": ["runs"],
     "runs of none": ["runs", "--runs-dir", "nowhere"],
 }

@@ -14,7 +14,7 @@ ALSO_VALUES = {("prediction.views", "none"), ("average.name", "none"), ("model.n
     (key, "auto") for key in ("model.init", "loss.name")
 }
 NO_COMPONENTS = {
-    "population.executor",
+    "population.executor", "watch.quantities", "watch.every", "watch.findings",
     "augment.fill", "data.kind", "data.picture_mode", "data.task", "device.precision", "model.init_distribution",
     "model.init_fan_mode", "optimizer.curvature", "optimizer.rule", "schedule.shape", "schedule.unit",
     "schedule.warmup_kind", "split.method", "training.metric", "loss.class_weights", "data.encoding", "data.delimiter",

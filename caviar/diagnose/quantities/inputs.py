@@ -1,6 +1,7 @@
 """What a batch of inputs looks like to the network."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -95,6 +96,40 @@ def moments_of(inputs: Tensor) -> Moments | None:
     rows = values.reshape(len(values), -1).cpu().double()
     std, mean = torch.std_mean(rows, dim=0)
     return Moments(len(rows), mean, std)
+
+
+@dataclass
+class RunningMoments:
+    """Moments of batch after batch, gathered in float64 until `done`."""
+
+    done: bool = False
+    rows: int = 0
+    _sum: Tensor | None = None
+    _square: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, inputs: Tensor) -> None:
+        """Take in a batch; codes, and batches of another shape than the first, are left out."""
+        values = _as_floats(inputs.detach())
+        if values is None or values.dim() < 2:
+            return
+        batch = values.reshape(len(values), -1).double()
+        total, square = batch.sum(0), batch.square().sum(0)
+        if self._sum is None or self._square is None:
+            self._sum, self._square = total, square
+        elif self._sum.shape == total.shape:
+            self._sum, self._square = self._sum + total, self._square + square
+        else:
+            return
+        self.rows += len(values)
+
+    def result(self) -> Moments | None:
+        """Return the moments, on the CPU; None for fewer than two examples."""
+        if self._sum is None or self._square is None or self.rows < 2:
+            return None
+        mean = self._sum / self.rows
+        variance = (self._square / self.rows - mean.square()).clamp_min(0) * (self.rows / (self.rows - 1))
+        return Moments(self.rows, mean.cpu(), variance.sqrt().cpu())
 
 
 def shift_between(train: Moments, other: Moments) -> dict[str, float]:

@@ -42,7 +42,7 @@ class Signals:
         self._silent: dict[str, Tensor] = {}
         self._num_looks = 0
         self._inputs: Tensor | None = None
-        self._outputs: Tensor | None = None
+        self.outputs: Tensor | None = None
         self.batch_size = 0
         self.began = 0.0
 
@@ -71,7 +71,7 @@ class Signals:
 
     def _clear(self) -> None:
         self._found, self._before = {}, {}
-        self._inputs = self._outputs = None
+        self._inputs = self.outputs = None
 
     def _enter(self, module: nn.Module, arguments: Any) -> None:  # noqa: ARG002
         if not torch.is_grad_enabled():
@@ -84,7 +84,7 @@ class Signals:
 
     def _leave(self, module: nn.Module, arguments: Any, outputs: Any) -> None:  # noqa: ARG002
         if torch.is_grad_enabled():
-            self._outputs = first_tensor(outputs)
+            self.outputs = first_tensor(outputs)
 
     def _activation(self, module: nn.Module, arguments: Any, outputs: Any) -> None:  # noqa: ARG002
         if torch.is_grad_enabled():
@@ -137,10 +137,10 @@ class Signals:
                 read_inputs(self._inputs.detach(), moment, pending)
                 if early:
                     read_scales(self._inputs.detach(), moment, pending)
-            if self._outputs is not None:
-                read_outputs(self._outputs.detach(), moment, pending)
+            if self.outputs is not None:
+                read_outputs(self.outputs.detach(), moment, pending)
                 if early:
-                    read_form(self._outputs.detach(), moment, pending)
+                    read_form(self.outputs.detach(), moment, pending)
         for label, (values, facts) in self._found.items():
             pending.add(moment, values, _emit(label, *facts))
 

@@ -56,7 +56,7 @@ class Watcher:
         self._trial, self._inside = trial, inside
         self.layout = Layout.of(model, everything=everything)
         self._signals, self._updates = Signals(model, self.layout), Updates(self.layout)
-        self._pending = Pending()
+        self.pending = Pending()
         self._device = next((p.device for p in self.layout.parameters), torch.device("cpu"))
         self._clock = Clock(first_step)
         self._train_sample, self._sample_size, self._last_epoch = train_sample, sample_size, last_epoch
@@ -67,6 +67,21 @@ class Watcher:
         self._weights: tuple[Tensor, Emit] | None = None
         self._next = schedule.next_after(first_step)
         self._arm(first_step)
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch: as seen in the last look."""
+        return self._batch_size
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """What the network gave in the step looked at."""
+        return self._signals.outputs
+
+    @property
+    def is_second(self) -> bool:
+        """Whether the step under way follows one that was looked at, and its gradient is compared with that one's."""
+        return self._pair
 
     def on_gradients(self) -> None:
         """Measure gradients and weights; to be called only while `looking`, before the weights move."""
@@ -94,7 +109,7 @@ class Watcher:
         """After an epoch: how dev's predictions spread over classes, and now and then train evaluated as dev is."""
         moment = Moment(facts.step, facts.epoch, 0, 0)
         if facts.confusion is not None:
-            self._pending.add_numbers(moment, read_confusion(facts.confusion))
+            self.pending.add_numbers(moment, read_confusion(facts.confusion))
         if self._train_sample is not None and self._is_sample_due(facts):
             found = self._train_sample()
             numbers = {Key(f"evaluated_{name}" if name == "loss" else name): v for name, v in found.items()}
@@ -103,7 +118,7 @@ class Watcher:
                 if dev is not None:
                     gap = dev - value if name == "loss" else value - dev
                     numbers[Key("loss_gap" if name == "loss" else "gap", split="")] = gap
-            self._pending.add_numbers(moment, numbers)
+            self.pending.add_numbers(moment, numbers)
 
     def _is_sample_due(self, facts: EpochFacts) -> bool:
         """Whether a multiple of the examples that one evaluation is worth was passed in this epoch."""
@@ -116,7 +131,7 @@ class Watcher:
 
     def drain(self) -> list[Record]:
         """Return everything measured since the last call."""
-        return self._pending.drain(self._trial)
+        return self.pending.drain(self._trial)
 
     def close(self) -> None:
         """Take away what a look under way has put on the network."""
@@ -136,7 +151,7 @@ class Watcher:
     def _finish(self, moment: Moment) -> None:
         batch_size = self._signals.batch_size or self._batch_size
         self._batch_size = batch_size
-        pending = self._pending
+        pending = self.pending
         if self._pair:
             self._updates.hand_pair(moment, pending, batch_size)
             if not self._full and self._signals.began and moment.batch != 1:
@@ -153,8 +168,8 @@ class Watcher:
         numbers = modes(self.layout, self._model) | self._clock.read(moment.step, batch_size, self._device)
         numbers |= _hyperparameters(self._optimizer) | self._facts
         if self._weights is not None:
-            self._pending.add(moment, *self._weights)
-        self._pending.add_numbers(moment, numbers)
+            self.pending.add(moment, *self._weights)
+        self.pending.add_numbers(moment, numbers)
         self._facts, self._weights = {}, None
 
 
