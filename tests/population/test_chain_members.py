@@ -52,6 +52,7 @@ def test_a_member_does_not_depend_on_those_beside_it(
 ) -> None:
     dtype, onednn = torch.float64 if form == "float64" else torch.float32, form == "onednn"
     monkeypatch.setattr("caviar.population.chain_find.LARGE", 1500)
+    monkeypatch.setattr("caviar.population.chain_find.LARGE_FIRST", 0)
     regression = name == "regression"
     make = (lambda: net(nn.Tanh(), outputs=1)) if regression else MAKERS[name]
     options: dict[str, Any] = {"loss": MeanSquaredErrorSettings()} if regression else {}
