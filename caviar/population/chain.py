@@ -13,17 +13,21 @@ from caviar.population.chain_find import NoChainError, find_links
 from caviar.population.chain_group import Common, Group
 from caviar.population.chain_links import Batch, Link
 from caviar.population.chain_loss import Loss, build_chain_loss
+from caviar.population.chain_onednn import has_onednn, onednn_is_faster
 from caviar.population.cohort import Cohort, Step
 
 GROUP_BYTES = 8_000_000
 """Weights and momenta of the members that a step takes together: what a core's share of the cache holds well."""
 
 
-def build_chain(cohort: Cohort, example: Tensor, *, onednn: bool = False) -> "Chain | str":
+def build_chain(cohort: Cohort, example: Tensor, *, onednn: bool | None = None) -> "Chain | str":
     """Return the executor of a cohort, or in words why its members cannot be trained so.
 
-    example: a batch of inputs of the usual size. onednn: have large products done by oneDNN, see `onednn_product`.
+    example: a batch of inputs of the usual size. onednn: have large products done by oneDNN, see `onednn_product`; None
+    for where it is faster.
     """
+    if onednn is None:
+        onednn = _like(cohort).dtype == torch.float32 and onednn_is_faster()
     reason = _unsuited(cohort) or (_without_onednn(cohort) if onednn else "")
     if reason:
         return reason
@@ -153,7 +157,7 @@ def _unsuited(cohort: Cohort) -> str:
 def _without_onednn(cohort: Cohort) -> str:
     if _like(cohort).dtype != torch.float32:
         return "oneDNN multiplies float32 only"
-    return "" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "this build of torch has no oneDNN"
+    return "" if has_onednn() else "this build of torch has no oneDNN"
 
 
 def _like(cohort: Cohort) -> Tensor:

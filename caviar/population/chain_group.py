@@ -108,18 +108,18 @@ class Group:
         """Take over what `state` has returned."""
         for name, tensor in (self._parameters | self._buffers).items():
             tensor.copy_(state[f"model/{name}"])
+        owners = {name: key for key, slot in self._slots.items() for name in self._stored[key].names(slot.weight)}
         kinds: dict[str, dict[str, Tensor]] = {}
-        for key, stored in self._stored.items():
-            for name in stored.names(self._slots[key].weight):
-                for path, tensor in state.items():
-                    parameter, _, kind = path.removeprefix("optimizer/").rpartition("/")
-                    if not path.startswith("optimizer/") or parameter != name:
-                        continue
-                    if tensor.dim() == 1 and self._parameters[name].dim() > 1:
-                        kinds.setdefault(kind, {})[key] = tensor
-                        continue
-                    whole = kinds.setdefault(kind, {}).setdefault(key, torch.zeros_like(self._slots[key].weight))
-                    stored.names(whole)[name].copy_(tensor)
+        for path, tensor in state.items():
+            if not path.startswith("optimizer/"):
+                continue
+            name, kind = path.removeprefix("optimizer/").rsplit("/", 1)
+            key = owners[name]
+            if tensor.dim() == 1:
+                kinds.setdefault(kind, {})[key] = tensor
+            else:
+                whole = kinds.setdefault(kind, {}).setdefault(key, torch.zeros_like(self._slots[key].weight))
+                self._stored[key].names(whole)[name].copy_(tensor)
         self._rule.load(kinds)
 
     def _named(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,9 +12,14 @@ from torch.nn import functional
 
 from caviar.nn import build_regularizer
 from caviar.nn.mlp import MLP
-from caviar.nn.settings import CrossEntropySettings, MeanSquaredErrorSettings
+from caviar.nn.settings import CrossEntropySettings, MeanSquaredErrorSettings, RegularizationSettings
 from caviar.optim import build_optimizer
 from caviar.optim.settings import (
+    AdamSettings,
+    AdamWSettings,
+    LookaheadSettings,
+    NAdamSettings,
+    RMSPropSettings,
     SGDSettings,
 )
 from caviar.population.chain import Chain, build_chain
@@ -234,3 +239,45 @@ class Written(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.second(functional.relu(self.first(torch.flatten(inputs, 1))).tanh())
+
+
+SPREAD = torch.tensor([0.01, 0.05, 0.2], dtype=torch.float64)
+RULES: dict[str, dict[str, Any]] = {
+    "momentum": {"optimizer": SGDSettings(learning_rate=0.05, momentum=0.5)},
+    "no_momentum": {"optimizer": SGDSettings(learning_rate=0.05, momentum=0)},
+    "in_velocity": {"optimizer": SGDSettings(learning_rate=0.05, rate_in_velocity=True, weight_decay=0.1)},
+    "decay": {"optimizer": SGDSettings(learning_rate=0.05, weight_decay=0.1)},
+    "decay_alone": {"optimizer": SGDSettings(learning_rate=0.05, momentum=0, weight_decay=0.1)},
+    "rates": {"values": {"learning_rate": SPREAD}},
+    "rates_alone": {"optimizer": SGDSettings(learning_rate=1, momentum=0), "values": {"learning_rate": SPREAD}},
+    "momenta": {"values": {"momentum": torch.tensor([0.0, 0.5, 0.99]).double()}},
+    "decays": {"values": {"weight_decay": torch.tensor([0.0, 0.1, 0.3]).double()}},
+    "decays_alone": {"optimizer": SGDSettings(learning_rate=0.1, momentum=0), "values": {"weight_decay": SPREAD}},
+    "all": {"values": {"learning_rate": SPREAD, "momentum": SPREAD + 0.5, "weight_decay": SPREAD * 2}},
+    "dropout": {"values": {"dropout": torch.tensor([0.0, 0.3, 0.7]).double()}},
+    "smoothing": {"loss": CrossEntropySettings(label_smoothing=0.2)},
+    "smoothings": {"values": {"label_smoothing": SPREAD * 3}},
+    "classes": {"class_weights": torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0])},
+    "classes_smoothings": {
+        "class_weights": torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0]),
+        "values": {"label_smoothing": SPREAD * 3},
+    },
+    "nesterov": {"optimizer": SGDSettings(learning_rate=0.05, nesterov=True, weight_decay=0.1)},
+    "nesterovs": {
+        "optimizer": SGDSettings(learning_rate=0.05, nesterov=True),
+        "values": {"learning_rate": SPREAD, "momentum": SPREAD + 0.5, "weight_decay": SPREAD * 2},
+    },
+    "adam": {"optimizer": AdamSettings(learning_rate=0.01, eps=1e-3)},
+    "adamw": {"optimizer": AdamWSettings(learning_rate=0.01, weight_decay=0.1, eps=1e-3)},
+    "adamws": {
+        "optimizer": AdamWSettings(learning_rate=0.01, eps=1e-3),
+        "values": {"learning_rate": SPREAD / 10, "beta1": SPREAD + 0.6, "weight_decay": SPREAD},
+    },
+    "rmsprop": {"optimizer": RMSPropSettings(learning_rate=0.01, momentum=0.5, eps=1e-3)},
+    "nadam": {"optimizer": NAdamSettings(learning_rate=0.01, eps=1e-3)},
+    "lookahead": {"optimizer": LookaheadSettings(learning_rate=0.01, rule="sgd", period=2)},
+    "penalties": {"regularization": RegularizationSettings(l1=0.01, l2=0.1, max_norm=0.6)},
+    "penalties_varied": {"values": {"l1": SPREAD / 5, "l2": SPREAD, "max_norm": SPREAD + 0.5}},
+    "clip_norm": {"clip_norm": 0.1},
+    "clip_norms": {"values": {"clip_norm": SPREAD}, "optimizer": AdamWSettings(learning_rate=0.01, eps=1e-3)},
+}

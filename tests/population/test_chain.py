@@ -1,18 +1,11 @@
 """A step of a chain against an ordinary PyTorch step of every member."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
-from caviar.nn.settings import CrossEntropySettings, MeanSquaredErrorSettings, RegularizationSettings
+from caviar.nn.settings import MeanSquaredErrorSettings
 from caviar.optim.settings import (
-    AdamSettings,
-    AdamWSettings,
-    LookaheadSettings,
-    NAdamSettings,
-    RMSPropSettings,
     SGDSettings,
 )
 from caviar.population.cohort import Step
@@ -22,6 +15,8 @@ from tests.population.chain_cases import (
     HAS_ONEDNN,
     LIMITS,
     MAKERS,
+    RULES,
+    SPREAD,
     Ordinary,
     Written,
     chain_of,
@@ -46,49 +41,8 @@ def test_a_step_is_an_ordinary_step_of_every_member(name: str, dtype: torch.dtyp
 @pytest.mark.parametrize("name", ["relu", "gelu", "norm", "dropout", "first_without_bias", "no_bias", "one_layer"])
 def test_the_same_holds_with_products_by_onednn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caviar.population.chain_find.LARGE", 0)
+    monkeypatch.setattr("caviar.population.chain_find.LARGE_FIRST", 0)
     check(cohort_of(MAKERS[name], 3), [step_of(size, seed) for seed, size in enumerate((BATCH, 32, 7))], onednn=True)
-
-
-SPREAD = torch.tensor([0.01, 0.05, 0.2], dtype=torch.float64)
-RULES: dict[str, dict[str, Any]] = {
-    "momentum": {"optimizer": SGDSettings(learning_rate=0.05, momentum=0.5)},
-    "no_momentum": {"optimizer": SGDSettings(learning_rate=0.05, momentum=0)},
-    "in_velocity": {"optimizer": SGDSettings(learning_rate=0.05, rate_in_velocity=True, weight_decay=0.1)},
-    "decay": {"optimizer": SGDSettings(learning_rate=0.05, weight_decay=0.1)},
-    "decay_alone": {"optimizer": SGDSettings(learning_rate=0.05, momentum=0, weight_decay=0.1)},
-    "rates": {"values": {"learning_rate": SPREAD}},
-    "rates_alone": {"optimizer": SGDSettings(learning_rate=1, momentum=0), "values": {"learning_rate": SPREAD}},
-    "momenta": {"values": {"momentum": torch.tensor([0.0, 0.5, 0.99]).double()}},
-    "decays": {"values": {"weight_decay": torch.tensor([0.0, 0.1, 0.3]).double()}},
-    "decays_alone": {"optimizer": SGDSettings(learning_rate=0.1, momentum=0), "values": {"weight_decay": SPREAD}},
-    "all": {"values": {"learning_rate": SPREAD, "momentum": SPREAD + 0.5, "weight_decay": SPREAD * 2}},
-    "dropout": {"values": {"dropout": torch.tensor([0.0, 0.3, 0.7]).double()}},
-    "smoothing": {"loss": CrossEntropySettings(label_smoothing=0.2)},
-    "smoothings": {"values": {"label_smoothing": SPREAD * 3}},
-    "classes": {"class_weights": torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0])},
-    "classes_smoothings": {
-        "class_weights": torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0]),
-        "values": {"label_smoothing": SPREAD * 3},
-    },
-    "nesterov": {"optimizer": SGDSettings(learning_rate=0.05, nesterov=True, weight_decay=0.1)},
-    "nesterovs": {
-        "optimizer": SGDSettings(learning_rate=0.05, nesterov=True),
-        "values": {"learning_rate": SPREAD, "momentum": SPREAD + 0.5, "weight_decay": SPREAD * 2},
-    },
-    "adam": {"optimizer": AdamSettings(learning_rate=0.01, eps=1e-3)},
-    "adamw": {"optimizer": AdamWSettings(learning_rate=0.01, weight_decay=0.1, eps=1e-3)},
-    "adamws": {
-        "optimizer": AdamWSettings(learning_rate=0.01, eps=1e-3),
-        "values": {"learning_rate": SPREAD / 10, "beta1": SPREAD + 0.6, "weight_decay": SPREAD},
-    },
-    "rmsprop": {"optimizer": RMSPropSettings(learning_rate=0.01, momentum=0.5, eps=1e-3)},
-    "nadam": {"optimizer": NAdamSettings(learning_rate=0.01, eps=1e-3)},
-    "lookahead": {"optimizer": LookaheadSettings(learning_rate=0.01, rule="sgd", period=2)},
-    "penalties": {"regularization": RegularizationSettings(l1=0.01, l2=0.1, max_norm=0.6)},
-    "penalties_varied": {"values": {"l1": SPREAD / 5, "l2": SPREAD, "max_norm": SPREAD + 0.5}},
-    "clip_norm": {"clip_norm": 0.1},
-    "clip_norms": {"values": {"clip_norm": SPREAD}, "optimizer": AdamWSettings(learning_rate=0.01, eps=1e-3)},
-}
 
 
 @pytest.mark.parametrize(("dtype", "group"), [(torch.float32, 1), (torch.float64, 100_000)], ids=str)

@@ -18,6 +18,7 @@ from tests.population.chain_cases import (
     INPUTS,
     MAKERS,
     ONEDNN,
+    RULES,
     Written,
     chain_of,
     cohort_of,
@@ -51,6 +52,7 @@ def test_a_member_does_not_depend_on_those_beside_it(
 ) -> None:
     dtype, onednn = torch.float64 if form == "float64" else torch.float32, form == "onednn"
     monkeypatch.setattr("caviar.population.chain_find.LARGE", 1500)
+    monkeypatch.setattr("caviar.population.chain_find.LARGE_FIRST", 0)
     regression = name == "regression"
     make = (lambda: net(nn.Tanh(), outputs=1)) if regression else MAKERS[name]
     options: dict[str, Any] = {"loss": MeanSquaredErrorSettings()} if regression else {}
@@ -102,15 +104,18 @@ def test_a_member_that_is_no_number_leaves_the_others_alone(name: str, onednn: b
     assert found["model/0.weight"][2].isnan().all()
 
 
+@pytest.mark.parametrize("rule", ["momentum", "no_momentum", "in_velocity", "nesterov", "adamws", "nadam", "lookahead"])
 @pytest.mark.parametrize("name", ["relu", "dropout_norm"])
-def test_a_chain_goes_on_from_a_state_as_if_it_had_never_stopped(name: str) -> None:
-    cohort = cohort_of(MAKERS[name], 3)
+def test_a_chain_goes_on_from_a_state_as_if_it_had_never_stopped(name: str, rule: str) -> None:
+    cohort = cohort_of(MAKERS[name], 3, **RULES[rule])
     steps = [step_of(seed=seed) for seed in range(6)]
     chain = chain_of(cohort, steps[0].inputs)
     for step in steps[:3]:
         chain.step(step)
     state = chain.state()
-    other = chain_of(cohort_of(MAKERS[name], 3), steps[0].inputs)
+    other = chain_of(cohort_of(MAKERS[name], 3, **RULES[rule]), steps[0].inputs)
+    other.step(steps[5])
+    other.losses()
     other.load(state)
     kept = {key: tensor.clone() for key, tensor in state.items()}
     for step in steps[3:]:
