@@ -249,11 +249,11 @@ def course_tables(course: "Course") -> list[Table | str]:
 
 def rates_tables(found: "LearningRates") -> list[Table | str]:
     """Return the ranges of learning rates with their spread over seeds, every rate in a line, and the suggestion."""
-    ranges = _table("range", "from", "to", "over seeds: from", "to", left=1)
+    ranges = plain_table("range", "from", "to", "over seeds: from", "to", left=1)
     for each in found.ranges:
         spread = [f"{ends[0]:.2g} to {ends[1]:.2g}" if ends else "-" for ends in (each.lows, each.highs)]
         ranges.add_row(each.kind, f"{each.low:.2g}", f"{each.high:.2g}", *spread)
-    rates = _table("learning rate", "loss", "lowest", "highest", "won", "", left=0)
+    rates = plain_table("learning rate", "loss", "lowest", "highest", "won", "", left=0)
     rates.columns[-2].justify = rates.columns[-1].justify = "left"
     for rate, kind, losses, learned in zip(found.rates, found.kinds, found.losses.T, found.learned.T, strict=True):
         share = min(1.0, max(0.0, float(learned.median())))
