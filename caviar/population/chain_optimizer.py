@@ -30,7 +30,7 @@ class _Part(NamedTuple):
 class Optimized:
     """caviar's optimiser over stored tensors, in parts that decay and parts that do not.
 
-    Members that learn nothing from a batch are put back after the step; what the rule counts goes on for all.
+    Members that learn nothing from a batch are put back after the step, and so is what the rule counts for them.
     """
 
     def __init__(self, cohort: Cohort, stored: Mapping[str, Stored], slots: Mapping[str, Slot]) -> None:
@@ -83,7 +83,10 @@ class Optimized:
             add_penalty_gradients(decayed, self._l1, self._l2)
         if self._clip is not None:
             clip_members(cast(Any, list(self._parts)), self._clip)
+        counts = self._optimizer.counts() if absent is not None else []
         self._optimizer.step()
+        if absent is not None:
+            self._optimizer.rest(absent, counts)
         if self._limit is not None:
             for key, stored in self._stored.items():
                 limit_norms(stored.names(self._slots[key].weight).values(), self._limit)
