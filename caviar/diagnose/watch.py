@@ -136,6 +136,11 @@ class Watch:
         self._flush()
         return tuple(self._records)
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of the run besides its records."""
+        return self._live.story.facts
+
     def step(self, loss: Number, batch: Batch | None = None) -> None:
         """Tell of a finished training step: after optimizer.step().
 

@@ -251,7 +251,7 @@ LOSS: dict[str, tuple[str, Callable[[], Case]]] = {
         lambda: Case(initialised(mlp([64, 64, 10]), lambda p: p.mul_(20)), digits(), ce),
     ),
     "log of 0": (
-        "INIT001",
+        "NUM001",
         lambda: Case(mlp([64, 64, 10]), digits(), lambda z, y: -(0 * z).log().gather(1, y[:, None]).mean()),
     ),
     "softmax twice": ("NUM003", lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Softmax(1)), digits(), ce)),
@@ -401,6 +401,24 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
             digits(),
             ce,
         ),
+    ),
+    "batches of two": ("NORM003", lambda: Case(mlp([64, 64, 10], norm=True), digits(), ce, {"batch_size": 2})),
+    "averages that stand still": ("NORM002", lambda: Case(normed(momentum=1e-4), digits(), ce)),
+    "decay that takes all": (
+        "REG001",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), torch.optim.AdamW, lr=1e-3, weight_decay=100.0),
+    ),
+    "decay of sgd": (
+        "REG001",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), sgd, lr=0.1, momentum=0.9, weight_decay=0.1),
+    ),
+    "momentum for ever": (
+        "LR010",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), sgd, lr=0.01, momentum=0.999),
+    ),
+    "first beta for ever": (
+        "LR010",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), adam, lr=1e-3, betas=(0.999, 0.999)),
     ),
     "batch of one": (
         "NORM003",
