@@ -1,11 +1,10 @@
 """Try what findings advise: fork the last good state, train each remedy beside an untouched control, and compare."""
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 from torch import nn
@@ -15,7 +14,6 @@ from caviar.core.errors import DamagedError, InputError, unknown_name
 from caviar.core.files import write_json
 from caviar.core.findings import Finding, at_least
 from caviar.core.formats import PROOF
-from caviar.core.jsonable import jsonable
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder, own_run
 from caviar.core.store import Store
@@ -26,20 +24,15 @@ from caviar.train.checkpoints import Checkpoints
 from caviar.workflow.diagnose import RunDiagnosis, diagnose_run, facts_of_run
 from caviar.workflow.find_lr import Sweep, planned_start, run_sweep
 from caviar.workflow.plan import Plan, make_plan, torch_as_before
+from caviar.workflow.proof import Proof, Tried, choose_winner, judge
 from caviar.workflow.randomness import randomness_as_before
 from caviar.workflow.remedies import remedies_for
 from caviar.workflow.show import notes_console, steps_progress
 from caviar.workflow.source import InMemory
-from caviar.workflow.trial_runs import Fork, Trial, begins_anew, run_trial
-
-Verdict = Literal["cures", "helps", "makes no difference", "harms", "fails", "is refused"]
+from caviar.workflow.trial_runs import Fork, begins_anew, run_trial
 
 SEEDS: Final = 3
 LEAST_EPOCHS: Final = 10
-SURE: Final = 2.0
-"""A difference counts from so many of its standard errors on."""
-SMALLEST: Final = 0.005
-"""And from half a per cent of accuracy or R2 on."""
 LEARNED: Final = 0.9
 LAST_LOSSES: Final = 10
 """A run has learned something when its last batches cost less than so much of its first one."""
@@ -51,85 +44,6 @@ SEARCH_RATES: Final = 16
 
 MakePlan = Callable[[tuple[str, ...]], Plan]
 """From assignments to the plan of a run that differs in them; raises InputError where they cannot be."""
-
-
-@dataclass(frozen=True)
-class Tried:
-    """One remedy, or the control (no settings), and what its trials came to.
-
-    gain: mean difference to the control of the same seed, in the dev metric; spread: its standard deviation over seeds
-    (both NaN where a side diverged). cured: codes that the control shows and this does not.
-    """
-
-    do: str
-    settings: tuple[str, ...]
-    codes: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    anew: bool = False
-    gain: float = math.nan
-    spread: float = math.nan
-    cured: tuple[str, ...] = ()
-    verdict: Verdict | None = None
-    reason: str = ""
-
-    @property
-    def metrics(self) -> list[float]:
-        """Of each seed."""
-        return [trial.metric for trial in self.trials]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {
-            "do": self.do,
-            "settings": list(self.settings),
-            "advised_by": list(self.codes),
-            "from_scratch": self.anew,
-            "verdict": self.verdict or "control",
-            "reason": self.reason,
-            "gain": self.gain,
-            "gain_spread": self.spread,
-            "cured": list(self.cured),
-            "dev_metric": self.metrics,
-            "dev_loss": [trial.loss for trial in self.trials],
-            "findings": [sorted(trial.codes) for trial in self.trials],
-        }
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What trying the remedies of findings came to.
-
-    codes: of the findings. metric: accuracy or r2. from_step, from_epoch: where the trials begin; epochs: they end
-    there. control: what happens if nothing is done. winner: the remedy to take, or None. untried: remedies that no
-    short run can judge, with the reason.
-    """
-
-    codes: tuple[str, ...]
-    metric: str
-    from_step: int
-    from_epoch: int
-    epochs: int
-    seeds: int
-    control: Tried
-    tried: tuple[Tried, ...]
-    winner: Tried | None
-    untried: tuple[tuple[str, str], ...] = field(default=())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return strict JSON."""
-        value = {
-            "codes": list(self.codes),
-            "metric": self.metric,
-            "from_step": self.from_step,
-            "from_epoch": self.from_epoch,
-            "to_epoch": self.epochs,
-            "seeds": self.seeds,
-            "winner": None if self.winner is None else list(self.winner.settings),
-            "control": self.control.to_dict(),
-            "tried": [each.to_dict() for each in self.tried],
-            "untried": [{"do": do, "reason": reason} for do, reason in self.untried],
-        }
-        return jsonable(value)  # type: ignore[no-any-return]
 
 
 class Advice(NamedTuple):
@@ -331,45 +245,6 @@ def _try(advice: Advice, make: MakePlan, fork: Fork, last: int, seeds: int, show
         show(seeds)
         return replace(tried, reason=str(error))
     return replace(tried, trials=tuple(trials))
-
-
-def judge(tried: Tried, control: Tried, codes: Sequence[str]) -> Tried:
-    """Return a remedy with its verdict, beside the control of the same seeds."""
-    if tried.reason:
-        return replace(tried, verdict="is refused")
-    count = len(tried.trials)
-    shown = [code for code in codes if 2 * sum(code in trial.codes for trial in control.trials) >= count]
-    cured = tuple(code for code in shown if 2 * sum(code in trial.codes for trial in tried.trials) < count)
-    failed, before = sum(trial.failed for trial in tried.trials), sum(trial.failed for trial in control.trials)
-    pairs = zip(tried.metrics, control.metrics, strict=True)
-    differences = [own - other for own, other in pairs if not math.isnan(own - other)]
-    gain = statistics.fmean(differences) if differences else math.nan
-    spread = statistics.stdev(differences) if len(differences) > 1 else math.nan if not differences else 0.0
-    least = max(SMALLEST, SURE * spread / math.sqrt(len(differences))) if differences else math.inf
-    known = [code for code in shown if code in tried.codes]
-    better = gain >= least or failed < before or (count > 1 and min(differences, default=0.0) >= SMALLEST)
-    verdict: Verdict = "makes no difference"
-    if failed > before or 2 * failed > count:
-        verdict = "fails"
-    elif better:
-        verdict = "cures" if known and set(known) <= set(cured) else "helps"
-    elif gain <= -least:
-        verdict = "harms"
-    return replace(tried, gain=gain, spread=spread, cured=cured, verdict=verdict)
-
-
-def choose_winner(tried: Sequence[Tried]) -> Tried | None:
-    """Return the remedy that ends best on dev, of those that help; the cheapest of those within half a per cent."""
-    helping = [each for each in tried if each.verdict in ("cures", "helps")]
-    reached = {each.settings: _reached(each) for each in helping}
-    best = max(reached.values(), default=math.nan)
-    near = [each for each in helping if reached[each.settings] >= best - SMALLEST]
-    return next((each for each in near if each.verdict == "cures"), near[0] if near else None)
-
-
-def _reached(tried: Tried) -> float:
-    known = [metric for metric in tried.metrics if not math.isnan(metric)]
-    return statistics.fmean(known) if known else -math.inf
 
 
 def note(folder: RunFolder, proof: Proof) -> None:
