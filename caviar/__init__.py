@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from caviar.workflow.evaluate import evaluate
     from caviar.workflow.find_lr import find_lr
     from caviar.workflow.learning_rates import LearningRates
+    from caviar.workflow.proof import Proof
+    from caviar.workflow.prove import prove
     from caviar.workflow.run import Run
     from caviar.workflow.train import train
 
@@ -40,6 +42,7 @@ _HOMES = {
     "LearningRates": ("caviar.workflow.learning_rates", "LearningRates"),
     "Population": ("caviar.population", "Population"),
     "Predictions": ("caviar.bundle", "Predictions"),
+    "Proof": ("caviar.workflow.proof", "Proof"),
     "Recipe": ("caviar.recipe", "Recipe"),
     "Run": ("caviar.workflow.run", "Run"),
     "RunError": ("caviar.core.errors", "RunError"),
@@ -47,6 +50,7 @@ _HOMES = {
     "evaluate": ("caviar.workflow.evaluate", "evaluate"),
     "find_lr": ("caviar.workflow.find_lr", "find_lr"),
     "load": ("caviar.bundle", "load_bundle"),
+    "prove": ("caviar.workflow.prove", "prove"),
     "train": ("caviar.workflow.train", "train"),
     "watch": ("caviar.diagnose.watch", "watch"),
 }
@@ -61,6 +65,7 @@ __all__ = [
     "LearningRates",
     "Population",
     "Predictions",
+    "Proof",
     "Recipe",
     "Run",
     "RunError",
@@ -69,6 +74,7 @@ __all__ = [
     "evaluate",
     "find_lr",
     "load",
+    "prove",
     "train",
     "watch",
 ]

@@ -93,9 +93,9 @@ def checking_progress(console: Console) -> Iterator[Callable[[int, int, str], No
 
 
 @contextlib.contextmanager
-def steps_progress(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+def steps_progress(console: Console, what: str, total: int, unit: str = "steps") -> Iterator[Callable[[int], None]]:
     """Yield a callback that is told of so many more steps done, and draws a bar on a terminal."""
-    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("steps,"))
+    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(f"{unit},"))
     left = (TimeRemainingColumn(compact=True), TextColumn("left"))
     with Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total)
