@@ -42,12 +42,13 @@ Contender = Callable[[Any], AbstractContextManager[Callable[[], object]]]
 
 
 @contextmanager
-def hand_written(work: Training) -> Iterator[Callable[[], object]]:
-    """The loop that a good engineer writes over tensors in memory."""
+def hand_written(work: Training, learning_rate: float = LEARNING_RATE) -> Iterator[Callable[[], float]]:
+    """The loop that a good engineer writes over tensors in memory; it returns the mean loss of the last epoch."""
     net, inputs, labels = work.fresh(), work.inputs, work.labels
-    optimizer = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(net.parameters(), lr=learning_rate, momentum=MOMENTUM)
 
-    def train() -> None:
+    def train() -> float:
+        total = 0.0
         for _ in range(work.epochs):
             net.train()
             order = torch.randperm(len(inputs))
@@ -61,6 +62,7 @@ def hand_written(work: Training) -> Iterator[Callable[[], object]]:
                 total += loss.item() * len(rows)
             if len(work.dev_labels):
                 _evaluate(net, zip(work.dev_inputs.split(DEV_BATCH), work.dev_labels.split(DEV_BATCH), strict=True))
+        return total / len(inputs)
 
     yield train
 

@@ -1,12 +1,11 @@
 """The three works of benchmarks/loop.py: nets and data."""
 
-from collections import OrderedDict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from contenders import Work
+from nets import plain_convnet, plain_mlp
 from plain_loops import LEARNING_RATE, MOMENTUM
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ def mlp_on_digits(epochs: int) -> Work:
 def convnet_on_pictures(folder: Path, epochs: int) -> Work:
     """Three blocks of 16, 32, 64 channels on pictures, batch 100."""
     plan = _plan(str(folder), {"name": "convnet", "channels": [16, 32, 64]}, 100, epochs)
-    return _work("convnet", "conv 16-32-64 net, pictures, batch 100", 0.75, plan, _convnet)
+    return _work("convnet", "conv 16-32-64 net, pictures, batch 100", 0.75, plan, lambda: plain_convnet([16, 32, 64]))
 
 
 def _plan(source: str, model: dict[str, Any], batch_size: int, epochs: int) -> Plan:
@@ -60,20 +59,5 @@ def _plain(inputs: Tensor) -> Tensor:
     return inputs.contiguous(memory_format=torch.contiguous_format).clone()
 
 
-def _mlp(*sizes: int) -> nn.Module:
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-def _convnet() -> nn.Module:
-    blocks: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, (fan_in, fan_out) in enumerate([(3, 16), (16, 32), (32, 64)], start=1):
-        blocks[f"conv{number}"] = nn.Conv2d(fan_in, fan_out, 3, padding=1, bias=False)
-        blocks[f"norm{number}"] = nn.BatchNorm2d(fan_out)
-        blocks[f"relu{number}"] = nn.ReLU()
-        blocks[f"pool{number}"] = nn.MaxPool2d(2)
-    blocks["flatten"] = nn.Flatten()
-    blocks["output"] = nn.Linear(64 * 4 * 4, 10)
-    return nn.Sequential(blocks)
+def _mlp(*widths: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), *plain_mlp(widths))
