@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss, mean_squared_error
 
 from caviar.core.columns import Task
 from caviar.core.errors import InputError
-from caviar.nn import build_loss
+from caviar.nn import build_loss, huber, mean_squared_error
 from caviar.nn.settings import (
     AutoLossSettings,
     CrossEntropySettings,
