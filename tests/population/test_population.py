@@ -76,6 +76,23 @@ class TestMembersAreData:
         assert len(twice) == 2 * MEMBERS
         assert len(set(twice.trials)) == 2 * MEMBERS
 
+    @pytest.mark.parametrize("rule", ["adamw", "nadam", "ranger"])
+    def test_a_refilled_slot_begins_anew_and_the_others_never_notice(self, kind: str, rule: str) -> None:
+        options = {"optimizer": {"name": rule}, "hyperparameters": {"learning_rate": [0.01, 0.02, 0.03, 0.04]}}
+        whole = trained(kind, **options)
+        other = whole.select(range(MEMBERS))
+        source = net()
+        fresh = whole.refill(1, source, {"learning_rate": 0.05})
+        assert fresh.trials == (0, MEMBERS, 2, 3)
+        alone = population(kind, source, members=1, optimizer={"name": rule}, hyperparameters={"learning_rate": [0.05]})
+        alone.cohort.draws[0].set_state(fresh.state()["draws"][1].clone())
+        for number in range(5, 8):
+            for each in (other, fresh, alone):
+                each.step(*batch(number))
+        assert equal(take(other.state(), [0, 2, 3]), take(fresh.state(), [0, 2, 3]))
+        for name, tensor in alone.state().items():
+            torch.testing.assert_close(take(fresh.state(), [1])[name], tensor, rtol=1e-6, atol=1e-7)
+
     def test_saved_and_restored_goes_on_the_same(self, kind: str, tmp_path: Path) -> None:
         whole = trained(kind)
         whole.save(tmp_path / "population.safetensors")
