@@ -95,6 +95,12 @@ def check_inputs(subject: Subject) -> Outcome:
         return passed(f"dev loss {best:.3g} after {steps} steps; zeroed inputs could reach {usual:.3g}.", **numbers)
     if out_of_time:
         return skipped("there was no time to learn anything.", **numbers)
+    if usual - best > max(CLEAR_GAIN * abs(usual), best_error):
+        return skipped(
+            f"dev loss {best:.3g} after {steps} steps is below the {usual:.3g} of zeroed inputs, but {len(dev)} examples "
+            "are too few to be sure.",
+            **numbers,
+        )
     return failed(
         f"real inputs do no better than zeroed ones on dev: loss {best:.3g} against {usual:.3g}.",
         "Look whether inputs and targets still belong together row by row (shuffled or sorted apart?), whether dev is "

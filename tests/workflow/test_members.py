@@ -59,6 +59,9 @@ def test_a_run_of_members(tmp_path: Path, executor: str) -> None:
     assert {record.trial for record in records} == set(range(5))
     assert len(records) == 5 * 4
     assert caviar.load(run.path).network is not None
+    for trial in (0, 4):
+        evaluated = run.member(trial).evaluate("sample:iris")
+        assert 0.3 < evaluated["accuracy"]["value"] <= 1
 
 
 def test_the_same_again_and_from_its_recipe(tmp_path: Path) -> None:
