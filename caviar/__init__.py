@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from caviar.core.findings import Finding
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.diagnose.watch import watch
+    from caviar.population import Population
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
@@ -34,6 +35,7 @@ _HOMES = {
     "Finding": ("caviar.core.findings", "Finding"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
+    "Population": ("caviar.population", "Population"),
     "Predictions": ("caviar.bundle", "Predictions"),
     "Recipe": ("caviar.recipe", "Recipe"),
     "Run": ("caviar.workflow.run", "Run"),
@@ -52,6 +54,7 @@ __all__ = [
     "Finding",
     "InputError",
     "Interrupted",
+    "Population",
     "Predictions",
     "Recipe",
     "Run",

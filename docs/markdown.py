@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from caviar.core.settings import Settings
+from caviar.recipe.explain import allowed
+from caviar.recipe.values import toml_value
 
 WIDTH = 100
 HANGING: Any = {"initial_indent": "    ", "subsequent_indent": "    ", "break_long_words": False}
@@ -127,16 +129,15 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def settings_table(kind: type[Settings]) -> str:
-    """Return the keys of a recipe's section with what they stand at and what they mean."""
+    """Return the keys of a recipe's section: what they stand at, what is allowed, and what they mean."""
     rows = []
+    schemas = kind.model_json_schema()["properties"]
     for name, field in kind.model_fields.items():
         default = "" if field.is_required() else toml(field.get_default(call_default_factory=True))
-        rows.append((f"`{name}`", f"`{default}`" if default else "", field.description or ""))
-    return table(("key", "default", "meaning"), rows)
+        rows.append((f"`{name}`", f"`{default}`" if default else "", allowed(schemas[name]), field.description or ""))
+    return table(("key", "default", "allowed", "meaning"), rows)
 
 
 def toml(value: Any) -> str:
     """Return a value as a recipe writes it."""
-    from caviar.recipe.values import toml_value
-
     return toml_value(value)

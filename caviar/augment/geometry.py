@@ -180,7 +180,8 @@ def _check_limits(
 
 
 def random_translation(pictures: Tensor, generator: torch.Generator, share: float = 0.1, fill: Fill = "zero") -> Tensor:
-    """Move each picture by up to `share` of its width and height. When: the object's place means nothing."""
+    """Move each picture by up to `share` of its width and height (0 to 1). When: the object's place means nothing."""
+    check_number("share", share, 0, 1)
     return warp(pictures, draw_geometry(pictures, generator, translate=share), fill=fill)
 
 
@@ -189,6 +190,7 @@ def random_rotation(pictures: Tensor, generator: torch.Generator, degrees: float
 
     When: cameras are held askew (10 to 20); 180, any angle, where there is no above, as in microscopy and from the air.
     """
+    check_number("degrees", degrees, 0, 180)
     return warp(pictures, draw_geometry(pictures, generator, rotate=degrees), fill=fill)
 
 
@@ -197,11 +199,16 @@ def random_stretch(pictures: Tensor, generator: torch.Generator, factor: float =
 
     When: things come in many proportions, or were photographed at an angle.
     """
+    check_number("factor", factor, 1, 4)
     return warp(pictures, draw_geometry(pictures, generator, stretch=factor), fill=fill)
 
 
 def random_shear(pictures: Tensor, generator: torch.Generator, degrees: float = 10, fill: Fill = "zero") -> Tensor:
-    """Slant each picture by up to `degrees`, horizontally and vertically. When: handwriting, above all."""
+    """Slant each picture by up to `degrees` (0 to 44.9) either way, horizontally and vertically.
+
+    When: handwriting, above all.
+    """
+    check_number("degrees", degrees, 0, 44.9)
     return warp(pictures, draw_geometry(pictures, generator, shear=degrees), fill=fill)
 
 
@@ -211,6 +218,7 @@ def random_lens(pictures: Tensor, generator: torch.Generator, strength: float = 
     A point of the result at distance r from the centre (1 at the corners) shows the picture at r (1 + k r^2), the first
     term of Brown's model (1966). strength: 0 to 0.3. When: pictures come from several cameras, or wide-angle ones.
     """
+    check_number("strength", strength, 0, 0.3)
     return warp(pictures, draw_geometry(pictures, generator, lens=strength), fill=fill)
 
 
@@ -219,6 +227,7 @@ def random_perspective(pictures: Tensor, generator: torch.Generator, tilt: float
 
     tilt: 0 to 0.4. When: flat things seen from many sides: signs, pages, fronts of houses.
     """
+    check_number("tilt", tilt, 0, 0.4)
     return warp(pictures, draw_geometry(pictures, generator, perspective=tilt), fill=fill)
 
 

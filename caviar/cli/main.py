@@ -23,6 +23,7 @@ from caviar.cli.predict import predict
 from caviar.cli.recipe import recipe
 from caviar.cli.runs import runs
 from caviar.cli.train import train
+from caviar.cli.verify import verify
 from caviar.core.errors import CaviarError, Interrupted
 
 
@@ -58,6 +59,7 @@ for command, summary in (
     (diagnose, "Say what is wrong with a run's training."),
     (explain, "Explain the code of a finding."),
     (runs, "List the runs."),
+    (verify, "Check that populations keep their promises here."),
 ):
     app.command(short_help=summary)(_past_typer(command))
 

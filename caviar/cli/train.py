@@ -36,6 +36,9 @@ def train(
     epochs: EpochsOption = None,
     seed: SeedOption = None,
     assignments: SetOption = None,
+    members: Annotated[
+        int | None, typer.Option(help="Models that train together, each with a seed of its own; the best is kept.")
+    ] = None,
     dev: DevOption = None,
     test: TestOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; without it a readable one is made.")] = None,
@@ -55,7 +58,9 @@ def train(
     from caviar.workflow.train import describe, resume_run, start_run
 
     output = Output(as_json, quiet)
-    changes = merge(updates(epochs=epochs, seed=seed, device=device), *map(parse_assignment, assignments or []))
+    changes = merge(
+        updates(epochs=epochs, seed=seed, device=device, members=members), *map(parse_assignment, assignments or [])
+    )
     sparse, _ = describe(source, target, dev, test)
     if resume is not None:
         if name is not None:
@@ -73,11 +78,13 @@ def train(
 
 
 def _show(output: Output, run: Any) -> None:
-    from caviar.workflow.show import report_tables
+    from caviar.workflow.show import members_tables, report_tables
 
     summary, path = run.summary, run.path
     metrics, recipe = summary["metrics"], run.recipe
+    spread = members_tables(summary) if "trials" in summary else []
     output.say(
+        *spread,
         *report_tables(metrics),
         *_findings(path, summary.get("findings", [])),
         f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
@@ -95,6 +102,7 @@ def _show(output: Output, run: Any) -> None:
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
         metrics=metrics,
+        **{key: summary[key] for key in ("spread", "trials") if key in summary},
         findings=summary.get("findings", []),
         notices=summary.get("notices", []),
     )

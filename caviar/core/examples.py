@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,3 +44,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.targets if self.rows is None else self.rows)
+
+    def spread(self, count: int) -> Tensor:
+        """Return up to `count` stored rows from all over the split, as stored order may go class by class."""
+        # In float64: float32 rounds numbers above 2**24, and the last row to one that is not there.
+        places = torch.linspace(0, len(self) - 1, min(count, len(self)), dtype=torch.float64).long()
+        rows = places if self.rows is None else self.rows.cpu()[places].long()
+        return rows.to(self.inputs.device)

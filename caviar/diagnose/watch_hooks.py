@@ -68,7 +68,8 @@ class Hooks:
         self._stepped_before, self._stepped = self._stepped, False
         if not self._watcher.is_second:
             return
-        parameters = [p for p in self._watcher.layout.parameters if p.requires_grad and p.grad is not None]
+        held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        parameters = [p for p in self._watcher.layout.parameters if p.grad is not None and id(p) in held]
         if not parameters:
             self._left = torch.zeros(())  # they are gone already
             return

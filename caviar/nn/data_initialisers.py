@@ -89,11 +89,17 @@ def _adapt(model: nn.Module, batch: Tensor, gain: float, leave: nn.Module | None
     if len(batch) < 2:
         raise InputError(f"a batch of {len(batch)} inputs has no spread to initialise by. Give at least 2.")
     done: set[nn.Module] = set()
+    names = {module: name for name, module in model.named_modules()}
 
     def hook(layer: nn.Module, inputs: object, output: Tensor) -> Tensor | None:  # noqa: ARG001
         if layer in done:
             return None
         done.add(layer)
+        if not bool(torch.isfinite(output).all()):
+            raise InputError(
+                f"layer {names[layer]!r} gives outputs on the batch that are not finite, so its weights cannot be "
+                "scaled by them. Give a batch of finite inputs."
+            )
         return adapt(layer, output)
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear | _ConvNd) and layer is not leave]

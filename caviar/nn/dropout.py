@@ -43,7 +43,14 @@ def dropout(
         spatial_axes: so many last axes share one decision: 2 drops whole channels of pictures (Tompson et al., 2015).
         generator: None, one generator for the whole batch, or one for each member. With one for each, a member's mask
             depends on its own generator only, whoever stands beside it.
+
+    Raises:
+        InputError: a rate that is no tensor is out of range (a tensor is not read), or the form is unknown.
     """
+    if not isinstance(rate, Tensor) and not 0 <= rate < 1:
+        check_range("rate", rate, least=0, below=1)
+    if form not in FORMS:
+        raise unknown_name("form of dropout", form, FORMS)
     keep = cast_over_members(1.0 - rate, inputs)
     if not training:
         return inputs * keep if form == "classic" else inputs

@@ -78,6 +78,11 @@ def members_batch_norm(
         )
     if not training and running_mean is not None and running_var is not None:
         return _normalise(inputs, running_mean, running_var, weight, bias, eps)
+    if example_weights is None and inputs.shape[1] * math.prod(inputs.shape[3:]) < 2:
+        raise InputError(
+            f"inputs of shape {tuple(inputs.shape)} hold {inputs.shape[1]} examples, and a batch is normalised by its "
+            "spread. Give at least 2."
+        )
     moments = batch_moments(inputs, example_weights)
     mean, variance = moments.mean, moments.variance
     if running_mean is not None and running_var is not None:

@@ -112,6 +112,8 @@ def limit_norms(parameters: Iterable[Tensor], max_norm: float | Tensor) -> None:
     (Srivastava et al., 2014). A unit is a row of the first axis (after members): of a linear layer or a convolution, or
     a vector of an embedding. max_norm: greater than 0, a number or [members].
     """
+    if not isinstance(max_norm, Tensor) and not max_norm > 0:
+        check_range("max_norm", max_norm, above=0)
     for weight in parameters:
         units_to = 2 if is_per_member(max_norm) else 1
         if weight.dim() <= units_to:

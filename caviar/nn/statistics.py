@@ -5,8 +5,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from caviar.core.errors import InputError
 from caviar.nn.activations import Maxout
-from caviar.nn.probe import first_tensor, untouched
+from caviar.nn.probe import first_tensor, probe
 
 FLAT: Final = 0.01
 """An activation is saturated where its slope is smaller than this in size: hardly any gradient passes."""
@@ -59,7 +60,10 @@ def activation_statistics(model: nn.Module, batch: Tensor, *, training: bool = F
 
     A layer is a module without modules inside it. training: in which mode (dropout, batch norm). The model is left as
     it was: weights, buffers, modes, random streams; no hook stays behind.
+    Raises InputError when the batch is empty, or the model cannot take it (the layer is named).
     """
+    if not len(batch):
+        raise InputError("the batch is empty, so its outputs have no statistics. Give at least one example.")
     found: dict[nn.Module, ActivationStatistics] = {}
     names = {module: name or "(model)" for name, module in model.named_modules()}
     leaves = [module for module in names if next(module.children(), None) is None]
@@ -78,8 +82,7 @@ def activation_statistics(model: nn.Module, batch: Tensor, *, training: bool = F
     handles = [module.register_forward_pre_hook(enter) for module in leaves]
     handles += [module.register_forward_hook(leave) for module in leaves]
     try:
-        with untouched(model, training):
-            model(batch)
+        probe(model, batch, training=training)
     finally:
         for handle in handles:
             handle.remove()

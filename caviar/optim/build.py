@@ -30,7 +30,8 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
 
     Torch's own SGD, Adam and AdamW, whose fused kernels are the fastest there are, L-BFGS also; every other rule, and
     forms that torch lacks, are caviar's. Weight decay reaches weights only: see `parameter_groups`.
-    Raises InputError when the model has no trainable parameter, ValueError when the learning rate is still "auto".
+    Raises InputError when the model has no trainable parameter, or the settings contradict each other; ValueError when
+    the learning rate is still "auto".
     """
     if settings.learning_rate == "auto":
         raise ValueError("optimizer.learning_rate must be resolved before the optimiser is built")
@@ -38,6 +39,11 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> Optimizer:
         return build_second_order(settings, parameter_groups(model, 0.0)[0]["params"])
     if isinstance(settings, MuonSettings):
         return build_muon(settings, model)
+    if isinstance(settings, SGDSettings) and settings.nesterov and settings.momentum == 0:
+        raise InputError(
+            "optimizer.nesterov looks ahead along the momentum, but optimizer.momentum is 0. Set a momentum, such as "
+            "0.9, or nesterov = false."
+        )
     groups = parameter_groups(model, settings.weight_decay)
     if not _torch_has(settings):
         ours: Optimizer = plain(RuleOptimizer)(groups, rule_of(settings))

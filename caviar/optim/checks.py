@@ -23,7 +23,7 @@ RANGES: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """Name in a parameter group -> the range of a number, or of each number of a pair."""
 
-ARGUMENTS: Final[Mapping[str, str]] = {"lr": "learning_rate", "alpha": "decay"}
+ARGUMENTS: Final[Mapping[str, str]] = {"lr": "learning_rate", "alpha": "decay", "slow_step": "alpha"}
 """Name in a parameter group -> name of the argument, where they differ (groups use torch's names)."""
 
 COUNTS: Final = frozenset({"period"})

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from caviar.core.errors import InputError
 from caviar.optim.bucket import Bucket
 from caviar.optim.checks import check_hyperparameters
 from caviar.optim.direction import Direction, Term, apply
@@ -88,6 +89,8 @@ def sgd_rule(
     Polyak 1964; Nesterov 1983 and Sutskever et al. 2013.
     """
     decay = add_decayed_weights(weight_decay)
+    if nesterov and is_zero(momentum):
+        raise InputError("nesterov looks ahead along the momentum, but momentum is 0. Give a momentum, such as 0.9.")
     if rate_in_velocity:
         return chain("sgd", decay, scale_by_velocity(learning_rate, momentum, nesterov=nesterov))
     moving = () if is_zero(momentum) else (scale_by_momentum(momentum, nesterov=nesterov),)

@@ -1,8 +1,10 @@
 """Schedules: functions from step to value, so that each can be tested and previewed point by point.
 
-A step counts from 0, and `value` is the base rate: a number, or a tensor of shape [members] with a rate for each; what
-comes back has the same form. An epoch is steps_per_epoch steps and counts from 0 too. Other numbers are shared by all
-members. Past the end of a schedule that has one its last value stays.
+A step counts from 0, and `value` is the base rate. An epoch is steps_per_epoch steps and counts from 0 too. Past the
+end of a schedule that has one its last value stays.
+
+value and other real numbers (k, rate, factor, final, power, ...) may be a tensor of shape [members] with a number for
+each, and so is then what comes back. Times (counts of steps, rise) and words are shared by all members.
 
 Ranges: value, k, decay_rate and factors at least 0; factor and rate above 0 to 1; final from 0 to 1, start too (above 0
 where the rise is exponential); rise between 0 and 1, both excluded; divisors at least 1; power above 0; counts of steps
@@ -13,6 +15,9 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from caviar.core.errors import InputError
 from caviar.optim.checks import check_number
@@ -30,7 +35,7 @@ def constant(value: Number) -> Schedule:
     return lambda step: value  # noqa: ARG005
 
 
-def step_decay(value: Number, every: int, factor: float = 0.1) -> Schedule:
+def step_decay(value: Number, every: int, factor: Number = 0.1) -> Schedule:
     """Return value * factor^floor(step / every): a drop after every so many steps.
 
     When: the classic for convolutional networks, a tenth after each 30 epochs (He et al. 2015).
@@ -41,7 +46,7 @@ def step_decay(value: Number, every: int, factor: float = 0.1) -> Schedule:
     return lambda step: value * factor ** (step // every)
 
 
-def staircase(value: Number, milestones: Sequence[int], factor: float = 0.1) -> Schedule:
+def staircase(value: Number, milestones: Sequence[int], factor: Number = 0.1) -> Schedule:
     """Return value * factor^(number of milestones reached): a drop at each step that is listed.
 
     When: drops are known to help at uneven times, such as after half and three quarters of the run.
@@ -53,7 +58,7 @@ def staircase(value: Number, milestones: Sequence[int], factor: float = 0.1) -> 
     return lambda step: value * factor ** bisect_right(stairs, step)
 
 
-def exponential(value: Number, k: float, steps_per_epoch: int = 1, *, whole_epochs: bool = False) -> Schedule:
+def exponential(value: Number, k: Number, steps_per_epoch: int = 1, *, whole_epochs: bool = False) -> Schedule:
     """Return value * e^(-k t), t the time in epochs; whole_epochs: it falls between epochs only.
 
     When: long runs that nobody wants to stage by hand; k = 0.05 halves the rate in 14 epochs.
@@ -61,11 +66,13 @@ def exponential(value: Number, k: float, steps_per_epoch: int = 1, *, whole_epoc
     check_number("value", value, least=0.0)
     check_number("k", k, least=0.0)
     time = _time_in_epochs(steps_per_epoch, whole_epochs)
+    if isinstance(k, Tensor):
+        return lambda step: value * torch.exp(-k * time(step))
     return lambda step: value * math.exp(-k * time(step))
 
 
 def exponential_rate(
-    value: Number, rate: float = 0.95, steps_per_epoch: int = 1, *, whole_epochs: bool = True
+    value: Number, rate: Number = 0.95, steps_per_epoch: int = 1, *, whole_epochs: bool = True
 ) -> Schedule:
     """Return value * rate^epoch: `exponential` with k = -ln(rate), but by default it falls between epochs only."""
     check_number("value", value, least=0.0)
@@ -75,7 +82,7 @@ def exponential_rate(
 
 
 def inverse_time(
-    value: Number, decay_rate: float = 1.0, steps_per_epoch: int = 1, *, whole_epochs: bool = True
+    value: Number, decay_rate: Number = 1.0, steps_per_epoch: int = 1, *, whole_epochs: bool = True
 ) -> Schedule:
     """Return value / (1 + decay_rate * epoch), which meets the conditions of Robbins and Monro (1951).
 
@@ -97,12 +104,12 @@ def inverse_sqrt(value: Number, steps_per_epoch: int = 1) -> Schedule:
     return lambda step: value / math.sqrt(1 + time(step))
 
 
-def linear(value: Number, total_steps: int, final: float = 0.0) -> Schedule:
+def linear(value: Number, total_steps: int, final: Number = 0.0) -> Schedule:
     """Return a straight line from value at step 0 to final * value at step total_steps - 1. When: fine-tuning."""
     return polynomial(value, total_steps, 1.0, final)
 
 
-def polynomial(value: Number, total_steps: int, power: float = 2.0, final: float = 0.0) -> Schedule:
+def polynomial(value: Number, total_steps: int, power: Number = 2.0, final: Number = 0.0) -> Schedule:
     """Return value * (final + (1 - final) * (1 - step / (total_steps - 1))^power).
 
     When: segmentation networks use power 0.9 (Chen et al. 2017), others 2 for long tails at low rates.
@@ -114,7 +121,7 @@ def polynomial(value: Number, total_steps: int, power: float = 2.0, final: float
     return lambda step: value * (final + (1 - final) * (1 - progress(step)) ** power)
 
 
-def cosine(value: Number, total_steps: int, final: float = 0.0) -> Schedule:
+def cosine(value: Number, total_steps: int, final: Number = 0.0) -> Schedule:
     """Return half a cosine from `value` at step 0 to `final` times it at the last step, total_steps - 1, and after it.
 
     value * (final + (1 - final) * (1 + cos(pi * step / (total_steps - 1))) / 2), Loshchilov and Hutter 2017 without
@@ -126,7 +133,7 @@ def cosine(value: Number, total_steps: int, final: float = 0.0) -> Schedule:
     return lambda step: value * (final + (1 - final) * (1 + math.cos(math.pi * progress(step))) / 2)
 
 
-def cosine_restarts(value: Number, period: int, multiplier: int = 2, final: float = 0.0) -> Schedule:
+def cosine_restarts(value: Number, period: int, multiplier: int = 2, final: Number = 0.0) -> Schedule:
     """Return half cosines from value towards final * value, one after another, each multiplier times as long.
 
     Over a period of n steps, value * (final + (1 - final) * (1 + cos(pi * i / n)) / 2) for i = 0 to n - 1 (SGDR,
@@ -150,8 +157,8 @@ def one_cycle(
     value: Number,
     total_steps: int,
     rise: float = 0.3,
-    start_divisor: float = 25.0,
-    final_divisor: float = 1e4,
+    start_divisor: Number = 25.0,
+    final_divisor: Number = 1e4,
     shape: Shape = "cosine",
 ) -> Schedule:
     """Return the one-cycle policy of Smith and Topin (2018): one rise, one long fall.
@@ -179,7 +186,7 @@ def one_cycle_momentum(
 
 
 def piecewise(
-    value: Number, boundaries: Sequence[int], factors: Sequence[float], *, interpolate: bool = False
+    value: Number, boundaries: Sequence[int], factors: Sequence[Number], *, interpolate: bool = False
 ) -> Schedule:
     """Return value * factors[i] from step boundaries[i - 1] on: a schedule by hand, one factor more than boundaries.
 
@@ -208,7 +215,7 @@ def piecewise(
 
 
 def warmup(
-    schedule: Schedule, steps: int, start: float = 0.01, kind: Literal["linear", "exponential"] = "linear"
+    schedule: Schedule, steps: int, start: Number = 0.01, kind: Literal["linear", "exponential"] = "linear"
 ) -> Schedule:
     """Return `schedule` after a rise of `steps` steps from start times its first value to that value.
 
@@ -233,7 +240,7 @@ def warmup(
     return at
 
 
-def _cycle(total_steps: int, rise: float, shape: Shape) -> Callable[[int, float, float, float], float]:
+def _cycle(total_steps: int, rise: float, shape: Shape) -> Callable[[int, Number, Number, Number], Number]:
     """Return (step, start, top, end) -> height of a rise followed by a fall, both as `shape` says."""
     _check_count("total_steps", total_steps)
     check_number("rise", rise, above=0.0, below=1.0)
@@ -242,7 +249,7 @@ def _cycle(total_steps: int, rise: float, shape: Shape) -> Callable[[int, float,
     last = total_steps - 1
     top_at = min(max(rise * total_steps - 1, 0.0), float(last))
 
-    def at(step: int, start: float, top: float, end: float) -> float:
+    def at(step: int, start: Number, top: Number, end: Number) -> Number:
         rising = step < top_at
         low, high = (start, top) if rising else (top, end)
         share = step / top_at if rising else (min(step, last) - top_at) / (last - top_at) if last > top_at else 0.0

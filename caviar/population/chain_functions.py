@@ -92,8 +92,8 @@ def _gelu(module: nn.GELU) -> Function:
             False,
         )
 
-    # In float32 contiguous memory goes to a kernel of oneDNN, which rounds otherwise, and fills a strided `out` as if it
-    # were contiguous (torch 2.13). So all memory is made contiguous; in float64 there is only one kernel.
+    # In float32 contiguous memory goes to a kernel of oneDNN, which rounds otherwise, and fills a strided `out` as if
+    # it were contiguous (torch 2.13). So all memory is made contiguous; in float64 there is only one kernel.
     def forward(inputs: Tensor, out: Tensor) -> None:
         if inputs.dtype == torch.float32:
             out.copy_(aten.gelu(inputs.contiguous()))

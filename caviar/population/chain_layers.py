@@ -24,7 +24,7 @@ class Start:
 
     def lay(self, room: Room, _: Signal | None, batch_size: int) -> Laid:
         batch, whole = room.batch, room.whole(self._num_features, batch_size)
-        value = whole[:, :-1]
+        value = whole[:, : self._num_features]
         return Laid(Signal(value, None, whole), lambda: value.copy_(batch.inputs.t()), lambda: None)
 
     def evaluate(self, _: Room, inputs: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Activation:
         assert inputs is not None
         values, function, before = inputs.value, self._function, inputs.spare
         whole = room.whole(values.shape[1], batch_size)
-        outputs = whole[:, :-1]
+        outputs = whole[:, : values.shape[1]]
         if function is None:
             return Laid(Signal(outputs, before, whole), lambda: outputs.copy_(values), lambda: None)
         if before is None:
@@ -78,7 +78,7 @@ class Dropout:
         assert inputs is not None
         values, before, features = inputs.value, inputs.spare, inputs.value.shape[1]
         whole, mask = room.whole(features, batch_size), room.empty(features, batch_size)
-        outputs, drawn = whole[:, :-1], room.empty(batch_size, features).fill_(1)
+        outputs, drawn = whole[:, :features], room.empty(batch_size, features).fill_(1)
         rates = _member_numbers(self._rate, room)
         keep = drawn.new_tensor([1 - rate if rate < 1 else 1 for rate in rates])
         scale = over_members(1.0 / keep, drawn)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from caviar.population.chain_products import members_empty
+from caviar.population.chain_products import ALIGNMENT, members_empty
 from caviar.population.chain_rule import Rule, Slot
 
 Call = Callable[[], object]
@@ -23,7 +23,8 @@ class Signal(NamedTuple):
 
     value: (members, features, batch). spare: memory of that shape, made by `Room.empty`, where the loss's gradient by
     this signal shall be written; it may be value's own, if nobody needs the value by then; None where nobody asks for
-    the gradient. whole: value and one feature more, which is always 1; None where there is no room for one.
+    the gradient. whole: value and further features behind, one that is always 1 and some that are always 0; None where
+    there is no room for them.
     """
 
     value: Tensor
@@ -90,12 +91,14 @@ class Room:
         return members_empty(self.like, self.num_members, features, batch_size)
 
     def whole(self, features: int, batch_size: int) -> Tensor:
-        """Return memory for a signal with one feature more, which is 1.
+        """Return memory for a signal with more features behind: one that is 1, and some that are 0.
 
-        The gap that it leaves between members also makes elementwise kernels treat all members alike. They round what
+        The gap that they leave between members also makes elementwise kernels treat all members alike. They round what
         is left behind the last whole vector in another way, and without a gap that depends on what lies before.
         """
-        return members_empty(self.like, self.num_members, features + 1, batch_size).fill_(1)
+        whole = members_empty(self.like, self.num_members, features + ALIGNMENT, batch_size)
+        whole[:, features] = 1
+        return whole
 
 
 class Link(Protocol):

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from caviar.core.errors import InputError
+from caviar.population.chain import build_chain
 from caviar.population.cohort import Cohort, Executor, Step
 from caviar.population.side_by_side import SideBySide
 from caviar.population.singles import Singles
 from caviar.population.stacked import build_stacked
 
 KINDS = ("singles", "stacked", "chain")
+BLOCKS = (8, 1)
+"""Members of a chain that is smaller than a thread's share: fewer weights stay in the processor's cache."""
 TRIAL_STEPS = 6
 TRIAL_SECONDS = 1.5
 """A candidate is timed over so many steps, or so many seconds if those come first (but at least one step)."""
@@ -109,6 +112,8 @@ def _build_part(cohort: Cohort, kind: str, example: Tensor) -> "Executor | str":
         return Singles(cohort, example)
     if kind == "stacked":
         return build_stacked(cohort, example)
+    if kind == "chain":
+        return build_chain(cohort, example)
     raise InputError(f"there is no executor {kind!r}; there are {', '.join(KINDS)}.")
 
 
@@ -117,12 +122,13 @@ def candidates(num_members: int, device: torch.device) -> list[Layout]:
     found = [Layout("singles", num_members)]
     if num_members == 1:
         return found
-    found.append(Layout("stacked", num_members))
+    found += [Layout("stacked", num_members), Layout("chain", num_members)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(num_members, cores)
     if device.type == "cpu" and threads > 1:
         share = -(-num_members // threads)
-        found += [Layout("singles", share, threads), Layout("stacked", share, threads)]
+        found += [Layout(kind, share, threads) for kind in KINDS]
+        found += [Layout("chain", size, threads) for size in BLOCKS if size < share]
     return found
 
 

@@ -96,9 +96,9 @@ def _by_initials(key: str, options: Iterable[str]) -> str | None:
 def _rule(value: Any, schema: Schema) -> str:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if is_number and not math.isfinite(_as_float(value)):
-        return _described(schema).replace("a number", "a finite number")
+        return allowed(schema).replace("a number", "a finite number")
     fits = {"number": is_number, "integer": is_number and isinstance(value, int)}.get(schema.get("type", ""), False)
-    return _bounds(schema) if fits else _described(schema)
+    return _bounds(schema) if fits else allowed(schema)
 
 
 def _as_float(value: float) -> float:
@@ -108,7 +108,7 @@ def _as_float(value: float) -> float:
         return math.inf
 
 
-def _described(schema: Schema) -> str:
+def allowed(schema: Schema) -> str:
     """Describe everything that a schema allows: choices first, then numbers, lists, text."""
     choices = [shown(choice) if choice != CODE else CODE for choice in _choices(schema)]
     if schema.get("type") == "boolean":
@@ -137,8 +137,8 @@ def _one_type(schema: Schema) -> str:
 
 def _described_list(schema: Schema) -> str:
     if entries := schema.get("prefixItems"):
-        return f"a list of {len(entries)} entries, each {_described(entries[0])}"
-    return f"a list, each entry {_described(schema.get('items', {}))}"
+        return f"a list of {len(entries)} entries, each {allowed(entries[0])}"
+    return f"a list, each entry {allowed(schema.get('items', {}))}"
 
 
 def _bounds(schema: Schema, of: str = "") -> str:

@@ -124,6 +124,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
 
     while not _is_over(job, state):
         order = epoch_rows(job.train, job.seed, state.epoch)
+        state.make_room(len(bounds), job.device)
         job.model.train()
         for start, end in bounds[state.batch :]:
             set_learning_rate(job.optimizer, job.schedule(state.step))
@@ -153,7 +154,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
                 job.regularizer.constrain()
 
             detached = loss.detach()
-            state.losses.append(detached)
+            state.losses[state.batch] = detached
             state.batch += 1
             state.step += 1
             if job.average is not None:
@@ -166,7 +167,7 @@ def _train(job: Job, state: State, saver: Saver, observers: Sequence[Observer], 
                 if stop.requested:
                     return False
 
-        losses = torch.stack(state.losses).cpu()
+        losses = state.losses.cpu()
         facts = _finish_epoch(job, state, bounds, losses)
         for observer in observers:
             observer.on_epoch(facts)
@@ -212,7 +213,7 @@ def _finish_epoch(job: Job, state: State, bounds: list[tuple[int, int]], losses:
         job.schedule.observe(value)
         state.schedule = job.schedule.state()
     state.epoch += 1
-    state.batch, state.losses = 0, []
+    state.batch = 0
     return facts
 
 

@@ -22,7 +22,9 @@ from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest, isolated_randomness
 from caviar.train.loop import train as run_loop
+from caviar.train.members import MembersState
 from caviar.train.state import State, unpack
+from caviar.workflow.execute_members import finish_population, train_population
 from caviar.workflow.hand_over import finish
 from caviar.workflow.observers import ProgressBar, Recorder, RunLog
 from caviar.workflow.plan import Plan
@@ -49,7 +51,8 @@ def execute(
             log.write("resumed" if resumed else "started")
             for notice in plan.notices:
                 log.write(f"note: {notice}")
-            _train(plan, folder, store, log, start, stop, console, resumed)
+            train_run = _train if recipe.population.is_one else _train_members
+            train_run(plan, folder, store, log, start, stop, console, resumed)
     except Interrupted:
         raise
     except KeyboardInterrupt as error:  # a second signal
@@ -106,18 +109,43 @@ def _train(
     recorder.on_save(state.step)
     findings = watched.findings(finished=done)
     if not done:
-        store.add_event(state.step, "interrupted")
-        folder.write_summary(status="interrupted", findings=findings)
-        log.write(f"interrupted after step {state.step}")
-        raise Interrupted(
-            f"stopped after step {state.step} (epoch {state.epoch}); everything is saved. "
-            f"Go on with: {how_to_resume(plan.recipe, folder.path)}"
-        )
+        folder.write_summary(findings=findings)
+        _interrupted(plan, folder, store, log, state)
     bundle = finish(plan, job, state)
     bundle.save(folder.bundle)
     store.add_event(state.step, "finished")
     folder.write_summary(status="finished", metrics=bundle.metrics, findings=findings, epochs_run=state.epoch - 1)
     log.write("finished")
+
+
+def _train_members(
+    plan: Plan,
+    folder: RunFolder,
+    store: Store,
+    log: RunLog,
+    start: Checkpoint | None,
+    stop: StopRequest,
+    console: Console,
+    resumed: bool,  # noqa: ARG001
+) -> None:
+    state, done = train_population(plan, folder, store, log, start, stop, console)
+    if not done:
+        _interrupted(plan, folder, store, log, state)
+    finish_population(plan, build_job(plan), state, folder)
+    store.add_event(state.step, "finished")
+    folder.write_summary(status="finished")
+    log.write("finished")
+
+
+def _interrupted(plan: Plan, folder: RunFolder, store: Store, log: RunLog, state: State | MembersState) -> None:
+    """Leave word of a stop that was asked for, and raise it."""
+    store.add_event(state.step, "interrupted")
+    folder.write_summary(status="interrupted")
+    log.write(f"interrupted after step {state.step}")
+    raise Interrupted(
+        f"stopped after step {state.step} (epoch {state.epoch}); everything is saved. "
+        f"Go on with: {how_to_resume(plan.recipe, folder.path)}"
+    )
 
 
 def build_job(plan: Plan) -> Job:

@@ -216,7 +216,8 @@ def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[s
                 row |= {f"{split}_loss": float(loss[place]), f"{split}_{name}": float(metric[place])}
         rows.append(row)
     spread = {key: _spread([row[key] for row in rows if key in row], name in key) for key in _keys(rows, name)}
-    return {"trials": jsonable(rows), "spread": jsonable(spread)}
+    chosen_by = "dev_loss" if job.metric == "loss" else f"dev_{name}"
+    return {"trials": jsonable(rows), "spread": jsonable(spread), "chosen_by": chosen_by}
 
 
 def _keys(rows: Sequence[dict[str, Any]], name: str) -> list[str]:

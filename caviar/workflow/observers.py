@@ -110,14 +110,14 @@ class Recorder:
         self._flushed = time.monotonic()
 
 
-class _Rate(ProgressColumn):
+class Rate(ProgressColumn):
     """Training examples a second."""
 
     def render(self, task: Any) -> Text:
         return Text(f"{short_number(task.speed)}/s" if task.speed else "", style="cyan")
 
 
-class _TimeLeft(ProgressColumn):
+class TimeLeft(ProgressColumn):
     """Time left at this rate, as minutes:seconds."""
 
     def render(self, task: Any) -> Text:
@@ -152,8 +152,8 @@ class ProgressBar:
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=24 if self._wide else 6),
-            _Rate(),
-            _TimeLeft(),
+            Rate(),
+            TimeLeft(),
             TextColumn("{task.fields[losses]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             auto_refresh=False,

@@ -226,10 +226,7 @@ def _foreign_model(recipe: Recipe, given: nn.Module | None) -> nn.Module:
 def example_batch(prepared: Prepared, device: torch.device, count: int = 2) -> torch.Tensor:
     """Return a few training inputs as they are stored, spread over the split, on the device."""
     train = prepared.examples["train"]
-    # Spread, as the stored order may go class by class; in float64, as float32 rounds row numbers above 2**24.
-    spread = torch.linspace(0, len(train) - 1, min(count, len(train)), dtype=torch.float64).long()
-    rows = spread if train.rows is None else train.rows.cpu()[spread].long()
-    return train.inputs.index_select(0, rows.to(train.inputs.device)).to(device)
+    return train.inputs.index_select(0, train.spread(count)).to(device)
 
 
 def _overlap_notices(raw: RawData, splits: Splits) -> list[str]:

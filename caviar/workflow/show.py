@@ -1,6 +1,7 @@
 """What a person sees in the terminal: reading progress, the network, what was decided, the report."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.population.settings import HYPERPARAMETERS
+
 if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
+    from caviar.population import Timing
     from caviar.recipe.names import Family
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
@@ -22,6 +26,7 @@ REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
 BLOCKS_WIDTH = 72
 MAX_LAYERS = 30
+MAX_TRIALS = 10
 STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
@@ -94,9 +99,65 @@ def print_plan(console: Console, plan: "Plan") -> None:
             console.print(line, soft_wrap=True)
 
 
+def print_members(console: Console, sentences: Iterable[str], timings: Iterable["Timing"]) -> None:
+    """Print how a population is run, and what the ways to run it were timed at."""
+    if console.quiet:
+        return
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True)
+    rows = list(timings)
+    if not rows:
+        return
+    table = plain_table("executor", "members at a time", "threads", "ms a step", "", left=1)
+    known = [timing.seconds for timing in rows if timing.seconds is not None]
+    for timing in rows:
+        layout, seconds = timing.layout, timing.seconds
+        said = "fastest" if seconds is not None and seconds == min(known) else timing.reason
+        milliseconds = "-" if seconds is None else f"{seconds * 1000:,.3g}"
+        table.add_row(layout.kind, str(layout.size), str(layout.threads), milliseconds, said)
+    console.print(table)
+
+
+def members_tables(summary: dict[str, Any]) -> list[Table | str]:
+    """Return the spread over members of what they reach, and the best of them in a line each."""
+    spread, trials = summary["spread"], summary["trials"]
+    table = plain_table("over members", "mean", "std", "best", "worst")
+    for key, values in spread.items():
+        split, name = key.split("_", 1)
+        numbers = [_measured(name, values[what]) for what in ("mean", "std", "best", "worst")]
+        table.add_row(f"{split} {name}", *numbers)
+    fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
+    said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+    return [f"{len(trials)} members: {said}.", table, _trials_table(trials, summary["chosen_by"]), ""]
+
+
+def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
+    """The best trials by what the run was chosen by, dev's loss or metric."""
+    varied = [key for key in trials[0] if key in HYPERPARAMETERS]
+    measured = ("dev_loss", "dev_accuracy", "dev_r2", "test_accuracy", "test_r2")
+    shown = [key for key in measured if any(key in trial for trial in trials)]
+    sign = 1 if chosen_by == "dev_loss" else -1
+    ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
+    table = plain_table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
+    for trial in ranked[:MAX_TRIALS]:
+        values = [_measured(key, trial[key]) if key in trial else "-" for key in shown]
+        numbers = [f"{trial[key]:.4g}" for key in varied]
+        table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
+    if len(trials) > MAX_TRIALS:
+        table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"
+        table.title_justify = "left"
+    return table
+
+
+def _measured(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.2%}" if "accuracy" in name else _number(value)
+
+
 def _network_table(plan: "Plan") -> Table:
     layers = plan.layers
-    table = _table("layer", "kind", "output", "parameters", left=3)
+    table = plain_table("layer", "kind", "output", "parameters", left=3)
     for layer in layers[:MAX_LAYERS]:
         shape = " x ".join(map(str, layer.output_shape)) if layer.output_shape is not None else "-"
         table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "")
@@ -121,7 +182,7 @@ def _decisions(plan: "Plan") -> list[str]:
 
 def check_tables(report: "CheckReport") -> list[Table | str]:
     """Return the table of all checks, then what to try where one failed."""
-    table = _table("check", "what", "result", "evidence", left=4)
+    table = plain_table("check", "what", "result", "evidence", left=4)
     for each in report.results:
         table.add_row(each.code, each.title, Text(each.status, STYLES[each.status]), each.words)
     counts = report.to_dict()
@@ -166,7 +227,7 @@ def course_tables(course: "Course") -> list[Table | str]:
     steps = f"{total:,} steps, {per_epoch:,} an epoch"
     waits = ["It waits for the dev metric to stall; here it never does.", ""] if course.waits else []
     rows = course.table()
-    table = _table(*(name.replace("_", " ") for name in rows[0]), left=0)
+    table = plain_table(*(name.replace("_", " ") for name in rows[0]), left=0)
     for row in rows:
         table.add_row(f"{row['step']:,}", f"{row['epoch']:.2f}", *(f"{row[n]:.6g}" for n in list(row)[2:]))
     line = sparkline(course.learning_rate, total, BLOCKS_WIDTH)
@@ -182,7 +243,7 @@ def _names_table(family: "Family") -> Table:
     return table
 
 
-def _table(*headings: str, left: int = 1) -> Table:
+def plain_table(*headings: str, left: int = 1) -> Table:
     """Return an empty table; its first `left` columns begin at the left, the rest are numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, heading in enumerate(headings):
@@ -191,7 +252,7 @@ def _table(*headings: str, left: int = 1) -> Table:
 
 
 def _accuracy_table(report: dict[str, Any]) -> Table:
-    table = _table("metric", "value", "95% interval", "baseline")
+    table = plain_table("metric", "value", "95% interval", "baseline")
     accuracy = report["accuracy"]
     interval = f"{accuracy['low']:.2%} to {accuracy['high']:.2%}"
     table.add_row("accuracy", f"{accuracy['value']:.2%}", interval, f"{report['baseline']['accuracy']:.2%}")
@@ -203,7 +264,7 @@ def _class_table(report: dict[str, Any]) -> Table:
     classes = report["classes"]
     worst = sorted(classes, key=lambda c: (c["recall"] is None, c["recall"]))[:MAX_CLASSES]
     shown = classes if len(classes) <= MAX_CLASSES else worst
-    table = _table("class", "rows", "recall", "precision")
+    table = plain_table("class", "rows", "recall", "precision")
     if shown is not classes:
         table.title = f"the {MAX_CLASSES} classes of lowest recall, of {len(classes)}"
         table.title_justify = "left"
@@ -213,7 +274,7 @@ def _class_table(report: dict[str, Any]) -> Table:
 
 
 def _regression_table(report: dict[str, Any]) -> Table:
-    table = _table("metric", "value", "95% interval", "baseline")
+    table = plain_table("metric", "value", "95% interval", "baseline")
     for name in ("r2", "rmse", "mae"):
         entry = report[name]
         interval = f"{_number(entry['low'])} to {_number(entry['high'])}"

@@ -13,6 +13,7 @@ from caviar.core.errors import InputError
 from caviar.core.runs import check_can_create, create_run, own_run
 from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, from_recipe, merge, read_recipe, validate
 from caviar.workflow.execute import execute
+from caviar.workflow.members import lay_out
 from caviar.workflow.plan import Plan, make_plan, source_stem, torch_as_before, updates
 from caviar.workflow.resolve import environment
 from caviar.workflow.resume import (
@@ -25,7 +26,7 @@ from caviar.workflow.resume import (
     read_or_renew_summary,
 )
 from caviar.workflow.run import Run
-from caviar.workflow.show import notes_console, print_notes, print_plan, reading_progress
+from caviar.workflow.show import notes_console, print_members, print_notes, print_plan, reading_progress
 from caviar.workflow.source import InMemory, framed, is_frame
 
 PATHS = ("source", "dev", "test", "target")
@@ -41,6 +42,7 @@ def train(
     test: Any = None,
     epochs: int | None = None,
     seed: int | None = None,
+    members: int | None = None,
     device: str | torch.device | None = None,
     settings: Mapping[str, Any] | Recipe | str | Path | None = None,
     name: str | None = None,
@@ -59,6 +61,8 @@ def train(
         model: an nn.Module of your own; it is copied, yours is not changed. Without it caviar builds one.
         dev, test: development and test data of their own, in the form of `data`; without them they are split off.
         epochs, seed, device: the settings training.epochs, seed and device.name.
+        members: how many models train together (population.members); the best on dev is handed over, and the run's
+            summary has the spread. Lists of hyperparameters, one for each member, are settings of [population].
         settings: any other settings, such as {"optimizer.learning_rate": 3e-4} or {"optimizer": {"name": "sgd"}}; or a
             whole recipe (a Recipe or a .toml file), to train on data in memory as an earlier run did.
         name, runs_dir: the run's folder is runs_dir/name; without a name a readable one is made.
@@ -74,7 +78,7 @@ def train(
     console = notes_console(quiet=not progress)
     sparse, memory = describe(data, target, dev, test)
     device = None if device is None else str(device)
-    changes = merge(from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device))
+    changes = merge(from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device, members=members))
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(
             f"model={model!r} is no torch.nn.Module. Give an instance of one, or choose a network of caviar's by "
@@ -164,6 +168,8 @@ def start_run(
     """Plan a new run, create its folder, train it to the end."""
     check_can_create(runs_dir, name)
     plan = _plan(sparse, memory, model, allow_code, console)
+    plan, sentences, timings = lay_out(plan)
+    print_members(console, sentences, timings)
     files = {"recipe.toml": dump(plan.recipe).encode(), "environment.json": _json(environment())}
     summary = first_summary(plan.recipe) | {"notices": list(plan.notices)}
     with create_run(runs_dir, name, source_stem(plan.recipe), files, summary) as owned:

@@ -97,9 +97,7 @@ def first_records(job: Job, trial: int = 0) -> list[Record]:
 
 def _portion(examples: Examples, count: int) -> Examples:
     """Return up to `count` examples, evenly spread, gathered."""
-    spread = torch.linspace(0, len(examples) - 1, min(count, len(examples))).long()
-    rows = spread if examples.rows is None else examples.rows.cpu()[spread].long()
-    rows = rows.to(examples.inputs.device)
+    rows = examples.spread(count)
     return Examples(examples.inputs.index_select(0, rows), examples.targets.index_select(0, rows))
 
 

@@ -217,15 +217,16 @@ def test_scale_crop_stays_inside_and_has_the_size():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: random_rotation(noise(), seeded(), -1), "rotate is -1"),
-        (lambda: random_shear(noise(), seeded(), 45), "shear is 45"),
-        (lambda: random_stretch(noise(), seeded(), 0.5), "stretch is 0.5"),
-        (lambda: random_lens(noise(), seeded(), 0.4), "lens is 0.4"),
-        (lambda: random_perspective(noise(), seeded(), math.nan), "perspective is nan"),
-        (lambda: random_translation(noise(), seeded(), True), "translate is True"),
+        (lambda: random_rotation(noise(), seeded(), -1), "degrees is -1"),
+        (lambda: random_shear(noise(), seeded(), 45), "degrees is 45"),
+        (lambda: random_stretch(noise(), seeded(), 0.5), "factor is 0.5"),
+        (lambda: random_lens(noise(), seeded(), 0.4), "strength is 0.4"),
+        (lambda: random_perspective(noise(), seeded(), math.nan), "tilt is nan"),
+        (lambda: random_translation(noise(), seeded(), True), "share is True"),
         (lambda: random_translation(noise(), seeded(), 0.1, "black"), "unknown fill 'black'"),
         (lambda: random_scale_crop(noise(), seeded(), (5, 9), (8, 6)), r"short_side\[0\] is 5"),
         (lambda: random_scale_crop(noise(), seeded(), (9, 8), (8, 6)), r"short_side is \(9, 8\)"),
+        (lambda: draw_geometry(noise(), seeded(), rotate=-1), "rotate is -1"),
         (lambda: draw_geometry(noise(), seeded(), zoom=(0.5, 1)), r"zoom\[0\] is 0.5"),
     ],
 )

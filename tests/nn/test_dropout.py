@@ -183,3 +183,15 @@ def test_rates_of_members_keep_the_number_type() -> None:
             layer = Dropout(rates, form=form, generator=generators(0, 1))  # type: ignore[arg-type]
             assert layer(torch.ones(2, 3, 4, dtype=dtype)).dtype == dtype
             assert layer.eval()(torch.ones(2, 3, 4, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1, float("nan")])
+def test_rates_out_of_range_are_refused(rate: float) -> None:
+    for drop in (dropout, drop_connect):
+        with pytest.raises(InputError, match="rate must be at least 0 and below 1"):
+            drop(torch.ones(2, 3), rate)
+
+
+def test_an_unknown_form_is_refused_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"unknown form of dropout 'clasic'\. Did you mean 'classic'"):
+        dropout(torch.ones(2, 3), 0.1, form="clasic")  # type: ignore[arg-type]

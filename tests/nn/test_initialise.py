@@ -239,3 +239,16 @@ def test_residual_ends_can_be_named_or_are_missed() -> None:
         zero_residual_ends(nn.Linear(2, 2))
     with pytest.raises(InputError, match="has no layer 'x'"):
         zero_residual_ends(nn.Linear(2, 2), ["x"])
+
+
+def test_a_batch_that_says_nothing_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    before = [p.detach().clone() for p in model.parameters()]
+    for scale in (lsuv, data_dependent):
+        with pytest.raises(InputError, match="layer '0' gives outputs on the batch that are not finite"):
+            scale(model, torch.full((4, 3), float("nan")))
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    with pytest.raises(InputError, match="the batch is empty"):
+        activation_statistics(model, torch.zeros(0, 3))
+    with pytest.raises(InputError, match=r"layer '0' \(Linear\), given \(4, 5\), raised"):
+        activation_statistics(model, torch.zeros(4, 5))

@@ -169,3 +169,14 @@ def test_what_does_not_fit_is_refused() -> None:
             MembersBatchNorm(2, 3, **options)
     with pytest.raises(InputError, match="LayerNorm arrived"):
         weighted(nn.LayerNorm(3), torch.zeros(2, 3), torch.ones(2))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3), (2, 0, 3), (2, 0, 3, 4, 4)])
+def test_a_batch_without_spread_is_refused_unless_it_is_weighted(shape: tuple[int, ...]) -> None:
+    norm = MembersBatchNorm(2, 3)
+    with pytest.raises(InputError, match=f"hold {shape[1]} examples.*Give at least 2"):
+        norm(torch.randn(shape))
+    assert torch.equal(norm.running_var, torch.ones(2, 3))
+    assert norm.eval()(torch.randn(shape)).shape == shape
+    pixels = MembersBatchNorm(2, 3)(torch.randn(2, 1, 3, 4, 4))
+    assert pixels.mean().abs() < 1e-6

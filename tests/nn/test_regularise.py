@@ -186,3 +186,9 @@ def test_a_recipe_builds_what_it_says() -> None:
 def test_bad_values_are_refused(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Regularizer(**({"parameters": weights(3)} | arguments))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])
+def test_a_largest_length_out_of_range_is_refused(bad: float) -> None:
+    with pytest.raises(InputError, match="max_norm must be greater than 0"):
+        limit_norms([torch.ones(2, 3)], bad)

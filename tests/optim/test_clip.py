@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caviar.core.errors import InputError
 from caviar.optim import clip_gradients
 
 
@@ -31,3 +32,9 @@ def test_a_nan_gradient_gives_a_nan_norm_and_no_error() -> None:
     parameters = parameters_with_gradients(1.0)
     parameters[0].grad[0, 0] = math.nan  # type: ignore[index]
     assert math.isnan(float(clip_gradients(parameters, 1.0)))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])
+def test_a_norm_out_of_range_is_refused(bad: float) -> None:
+    with pytest.raises(InputError, match="max_norm must be greater than 0"):
+        clip_gradients([torch.nn.Parameter(torch.zeros(1))], bad)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from caviar.core.errors import InputError
-from caviar.optim import Optimizer, load_optimizer_tensors, optimizer_tensors, rules
+from caviar.optim import Optimizer, build_optimizer, load_optimizer_tensors, optimizer_tensors, rules, sgd
 from caviar.optim.rules import Rule
+from caviar.optim.settings import SGDSettings
 from tests.optim.rule_cases import CASES, Case
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -302,7 +303,7 @@ def test_gradients_are_only_read(case: Case) -> None:
         ("decay", 1.0, "decay must be at least 0 and below 1"),
         ("eps", -1e-8, "eps must be at least 0"),
         ("weight_decay", -1.0, "weight_decay must be at least 0"),
-        ("alpha", 0.0, "slow_step must be greater than 0 and at most 1"),
+        ("alpha", 0.0, "alpha must be greater than 0 and at most 1"),
         ("momentum_decay", -1.0, "momentum_decay must be"),
     ],
 )
@@ -400,3 +401,11 @@ def test_channels_last_weights_keep_their_layout_and_values() -> None:
         assert optimizer.state[weight]["exp_avg"].stride() == weight.stride()
         results.append(weight.detach())
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+
+
+def test_nesterov_needs_momentum() -> None:
+    for more in ({}, {"rate_in_velocity": True}):
+        with pytest.raises(InputError, match="nesterov looks ahead along the momentum, but momentum is 0"):
+            sgd([torch.nn.Parameter(torch.zeros(1))], 0.1, nesterov=True, **more)
+    with pytest.raises(InputError, match=r"optimizer\.nesterov looks ahead"):
+        build_optimizer(SGDSettings(learning_rate=0.1, momentum=0.0, nesterov=True), torch.nn.Linear(1, 1))

@@ -163,6 +163,33 @@ def test_members_have_rates_of_their_own(kind: Any) -> None:
         assert value.tolist() == pytest.approx([each(step) for each in alone], rel=1e-12)
 
 
+VARIED: list[tuple[str, Callable[[Any], Schedule], tuple[float, float, float]]] = [
+    ("factor", lambda x: schedules.step_decay(BASE, 7, x), (0.1, 0.5, 1.0)),
+    ("stairs", lambda x: schedules.staircase(BASE, [3, 11], x), (0.1, 0.5, 1.0)),
+    ("k", lambda x: schedules.exponential(BASE, x, 3), (0.0, 0.1, 2.0)),
+    ("rate", lambda x: schedules.exponential_rate(BASE, x, 3), (0.5, 0.95, 1.0)),
+    ("decay_rate", lambda x: schedules.inverse_time(BASE, x, 3), (0.0, 0.5, 3.0)),
+    ("final", lambda x: schedules.linear(BASE, 30, x), (0.0, 0.3, 1.0)),
+    ("power", lambda x: schedules.polynomial(BASE, 30, x, 0.1), (0.5, 1.0, 3.0)),
+    ("cosine", lambda x: schedules.cosine(BASE, 30, x), (0.0, 0.3, 1.0)),
+    ("restarts", lambda x: schedules.cosine_restarts(BASE, 7, 2, x), (0.0, 0.3, 1.0)),
+    ("start_divisor", lambda x: schedules.one_cycle(BASE, 30, 0.3, x), (1.0, 10.0, 25.0)),
+    ("final_divisor", lambda x: schedules.one_cycle(BASE, 30, 0.3, 25.0, x, "linear"), (1.0, 10.0, 1e4)),
+    ("low momentum", lambda x: schedules.one_cycle_momentum(0.95, x, 30), (0.0, 0.8, 0.9)),
+    ("piecewise", lambda x: schedules.piecewise(BASE, [5, 20], [1.0, x, 0.0], interpolate=True), (0.0, 0.5, 2.0)),
+    ("warm-up", lambda x: schedules.warmup(schedules.constant(BASE), 9, x), (0.0, 0.1, 1.0)),
+    ("curved warm-up", lambda x: schedules.warmup(schedules.constant(BASE), 9, x, "exponential"), (0.01, 0.1, 1.0)),
+]
+
+
+@pytest.mark.parametrize(("make", "numbers"), [row[1:] for row in VARIED], ids=[row[0] for row in VARIED])
+def test_members_have_other_numbers_of_their_own(make: Callable[[Any], Schedule], numbers: tuple[float, ...]) -> None:
+    together, alone = make(torch.tensor(numbers, dtype=torch.float64)), [make(number) for number in numbers]
+    for step in range(40):
+        found = torch.as_tensor(together(step), dtype=torch.float64).expand(3).tolist()
+        assert found == pytest.approx([each(step) for each in alone], rel=1e-12, abs=1e-300)
+
+
 @given(
     st.sampled_from(KINDS),
     st.floats(1e-6, 10.0),

@@ -52,7 +52,7 @@ _ALL = (
     Quantity("input_scale_excess", "run", "early", "largest over median standard deviation of features (channels)"),
     Quantity("input_constant", "run", "early", "share of features (channels) that do not vary in a batch"),
     Quantity("input_whole", "run", "early", "1 where all values are whole numbers"),
-    Quantity("input_jumps", "run", "early", "share of neighbouring pixels that differ by more than 0.8 of the range"),
+    Quantity("input_jumps", "run", "early", "share of neighbouring pixels that differ by more than 0.6 of the range"),
     Quantity("input_shift", "run", "start", "largest difference between a feature's means in train and dev, in stds"),
     Quantity("input_shift_sigma", "run", "start", "the same in standard errors"),
     Quantity("input_shift_mean", "run", "start", "root mean square over features of the same difference, in stds"),

@@ -1,0 +1,84 @@
+"""Train a planned population in its folder, evaluate every member, and hand over the best."""
+
+import contextlib
+
+from rich.console import Console
+
+from caviar.core.checkpoint import Checkpoint
+from caviar.core.errors import CaviarError
+from caviar.core.jsonable import jsonable
+from caviar.core.runs import RunFolder
+from caviar.core.store import Store
+from caviar.population import Layout
+from caviar.population.executors import intra_op_threads
+from caviar.recipe import Recipe
+from caviar.train.checkpoints import Checkpoints
+from caviar.train.loop import Job, StopRequest
+from caviar.train.members import MembersState, train_members, trial_steps, unpack_members
+from caviar.train.state import Best, State
+from caviar.workflow.hand_over import finish
+from caviar.workflow.members import best_trial, describe_members, first_state, make_population, members_job
+from caviar.workflow.members_observers import MembersBar, MembersRecorder
+from caviar.workflow.observers import RunLog
+from caviar.workflow.plan import Plan
+
+
+def train_population(
+    plan: Plan,
+    folder: RunFolder,
+    store: Store,
+    log: RunLog,
+    start: Checkpoint | None,
+    stop: StopRequest,
+    console: Console,
+) -> tuple[MembersState, bool]:
+    """Train the members from `start` on; return where they stand, and whether they are done."""
+    job, population = members_job(plan), make_population(plan)
+    folder.checkpoints.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
+    state = first_state(plan.recipe.population.members)
+    steps = trial_steps(job, state, 1)
+    if start is not None:
+        population, state = unpack_members(start, population)
+    store.delete_after(-1 if start is None else state.step)
+    store.add_event(state.step, "started" if start is None else "resumed")
+    folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
+    recorder, layout = MembersRecorder(store, folder, log), layout_of(plan.recipe, len(population))
+    try:
+        with (
+            intra_op_threads(layout),
+            MembersBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar,
+        ):
+            population.prepare(steps, layout)
+            done = train_members(job, population, state, checkpoints, [recorder, bar], stop)
+    except Exception as error:
+        with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
+            recorder.flush()
+            store.add_event(state.step, "failed", error=str(error))
+        raise
+    recorder.on_save(state.step)
+    return state, done
+
+
+def layout_of(recipe: Recipe, num_members: int) -> Layout:
+    """Return the way to run that a resolved recipe states, for the members that are left."""
+    settings = recipe.population
+    assert isinstance(settings.size, int)
+    assert isinstance(settings.threads, int)
+    size = min(settings.size, num_members)
+    return Layout(str(settings.executor), size, min(settings.threads, -(-num_members // size)))
+
+
+def finish_population(plan: Plan, job: Job, state: MembersState, folder: RunFolder) -> None:
+    """Evaluate every member on dev and test, and write the bundle of the one that is best on dev."""
+    training = plan.recipe.training
+    assert training.metric != "auto"
+    best = best_trial(state, training.metric)
+    weights = {name: tensor[best].to(plan.device) for name, tensor in state.best_weights.items()}
+    trial = state.trials[best]
+    bundle = finish(plan, job, State(best=Best(trial.best_epoch, state.step, trial.best, weights)))
+    bundle.save(folder.bundle)
+    found = describe_members(plan, members_job(plan), state)
+    folder.write_summary(
+        metrics=bundle.metrics, best={"trial": best, "epoch": trial.best_epoch}, epochs_run=state.epoch - 1, **found
+    )
