@@ -124,7 +124,7 @@ FAULTS: list[SetUp] = [
         do.rate(1000),
     ),
     *_fault("rate 1000 times too low", "LR001", "digits mlp, adult deep, california deep, cifar plain", do.rate(1e-3)),
-    *_fault("rate 30 times too high", "LR002 LR005 LR003 LR004", "digits mlp, california mlp", do.rate(30)),
+    *_fault("rate 300 times too high", "LR002 LR005 LR003 LR004", "digits mlp, california mlp", do.rate(300)),
     *_fault(
         "momentum 0.999",
         "LR010 LR005",
@@ -136,7 +136,7 @@ FAULTS: list[SetUp] = [
     *_fault("stopped while falling", "LR012", "digits mlp, cifar plain", do.setting(epochs=2, optimizer=adam(2e-4))),
     # FIT
     *_fault("tiny data, big net", "FIT001", "digits mlp, adult mlp, california mlp", do.tiny_data(100, 300, 80)),
-    *_fault("net too small", "FIT002", "digits mlp, california mlp", do.too_small),
+    *_fault("net too small", "FIT002 FIT101", "digits mlp, california mlp", do.too_small),
     # NORM
     *_fault("trained in evaluation mode", "NORM001", DEEP, do.setting(training=False)),
     *_fault("running averages stand still", "NORM002 NORM004", "digits deep, cifar conv", do.momentum_of_norms(1e-4)),
@@ -175,6 +175,6 @@ FAULTS: list[SetUp] = [
         "one example a batch",
         "PERF002",
         "digits mlp, california mlp",
-        lambda w: replace(w, batch_size=1, epochs=2, optimizer=sgd(0.01, 0.9)),
+        lambda w: replace(w, batch_size=1, epochs=2, optimizer=sgd(0.003, 0.0)),
     ),
 ]

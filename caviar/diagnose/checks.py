@@ -13,6 +13,7 @@ from caviar.core.seeds import derive_seed
 from caviar.diagnose.checks_data import (
     check_balance,
     check_finite,
+    check_outliers,
     check_overflow,
     check_scale,
     check_target,
@@ -59,6 +60,7 @@ FINITE: Final = "NUM002"
 CHECKS: Final = (
     Check(FINITE, "inputs and targets are finite", check_finite),
     Check("DATA002", "inputs are centred and scaled", check_scale),
+    Check("DATA011", "no example is far from all others", check_outliers),
     Check("DATA010", "pixels have not wrapped around", check_overflow),
     Check("DATA012", "targets are scaled", check_target),
     Check("DATA101", "targets differ, classes have examples", check_variety),

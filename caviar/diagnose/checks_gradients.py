@@ -16,7 +16,7 @@ from caviar.nn.probe import first_tensor
 EXAMPLES: Final = 4
 EVALUATIONS: Final = 400
 """Forward passes that the gradient check may take, about."""
-SMALLEST: Final = 1e-6
+SMALLEST: Final = 1e-4
 """Gradients smaller than this share of the largest are not judged: kinks and rounding are of their size."""
 NAMES: Final = 5
 """A sentence lists at most so many layers."""

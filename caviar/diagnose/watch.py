@@ -162,7 +162,7 @@ class Watch:
             self._bad = True
             hooks.look_at_inputs(moment, batch)
         if watcher.looking:
-            hooks.finish_look(moment, batch)
+            hooks.finish_look(moment, batch, loss)
         watcher.on_step(moment, loss if isinstance(loss, Tensor) else _NOTHING)
         if watcher.looking:
             hooks.begin_look()

@@ -102,6 +102,11 @@ def half_held() -> Case:
     return Case(model, digits(), ce, {"optimizer": adam(model[0].parameters())})
 
 
+def some_far(x: Tensor) -> Tensor:
+    x[::200] *= 400
+    return x
+
+
 def raw_digits() -> Pair:
     inputs, targets = pictures()
     low, high = inputs.amin(), inputs.amax()
@@ -204,6 +209,7 @@ DATA: dict[str, tuple[str, Callable[[], Case]]] = {
         "NUM002",
         lambda: Case(mlp([10, 32, 1]), changed(sample("diabetes"), targets=some_nan), functional.mse_loss),
     ),
+    "a few far away": ("DATA011", lambda: Case(mlp([64, 64, 10]), changed(digits(), some_far), ce)),
     "pixels to 255": ("DATA002", lambda: Case(mlp([64, 64, 10]), raw_digits(), ce)),
     "one raw column": (
         "DATA002",
