@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from plain_loops import LEARNING_RATE, MOMENTUM
 from population_works import Task, step_flops
-from torch import Tensor, nn
+from torch import nn
 
 from caviar.nn import MLP, ConvNet
 from caviar.nn.layout import use_channels_last
@@ -29,11 +29,11 @@ class Session:
     """
 
     def __init__(self, task: Task, members: int, kind: str = "auto", layout: Layout | None = None) -> None:
-        net = caviar_net(task)
-        self._last = use_channels_last(net, task.inputs[: task.batch_size].cpu())
-        self._task = replace(task, inputs=_last(task.inputs)) if self._last else task
+        last = use_channels_last(caviar_net(task), task.inputs[: task.batch_size].cpu())
+        order = torch.channels_last if last else torch.contiguous_format
+        self._task = replace(task, inputs=task.inputs.contiguous(memory_format=order)) if last else task
         population = Population(
-            lambda: _drawn(net).to(task.inputs.device),
+            lambda: caviar_net(task).to(task.inputs.device, memory_format=order),
             members,
             optimizer={"name": "sgd", "learning_rate": LEARNING_RATE, "momentum": MOMENTUM},
             executor=kind,
@@ -119,18 +119,6 @@ def caviar_net(task: Task) -> nn.Module:
     if work.channels:
         return ConvNet((3, 32, 32), work.channels, (), 10)
     return MLP(work.widths[0], work.widths[1:-1], work.widths[-1])
-
-
-def _drawn(net: nn.Module) -> nn.Module:
-    """Draw a net's weights anew, its memory layout kept."""
-    for module in net.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm2d):
-            module.reset_parameters()
-    return net
-
-
-def _last(inputs: Tensor) -> Tensor:
-    return inputs.contiguous(memory_format=torch.channels_last)
 
 
 def _wait(device: torch.device) -> None:

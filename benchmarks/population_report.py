@@ -145,12 +145,12 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
 
 def _members_table(result: Mapping[str, Any]) -> Table:
     table = _table("caviar")
-    for heading in ("members", "ms", "x hand", "range", "x alone", "range", "peak", "memory", "runs"):
+    for heading in ("members", "ms", "x hand", "range", "x alone", "peak", "memory", "runs"):
         table.add_column(heading, justify="left" if heading == "runs" else "right", no_wrap=True)
     for number, one in result["members"].items():
         memory = one["memory"] or {}
         share = f"{memory['taken'] / memory['should']:.2f}" if memory.get("taken") and memory.get("should") else ""
-        ratios = [cell for key in ("against_hand", "against_alone") for cell in _cells(one.get(key))]
+        ratios = [*_cells(one.get("against_hand")), _cells(one.get("against_alone"))[0]]
         share_of_peak, runs = f"{one['of_peak']['median']:.0%}", "{} {} on {}".format(*one["layout"])
         table.add_row(str(number), _time(one["ms"]), *ratios, share_of_peak, share, runs)
     return table
