@@ -7,10 +7,7 @@ import copy
 import io
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,11 +32,6 @@ from caviar.workflow.watching import watch as watching
 
 Quantities = Literal["default", "full", "none"]
 Findings = Literal["live", "end", "none"]
-Contender = Callable[["Work"], AbstractContextManager[Callable[[], object]]]
-
-LEARNING_RATE = 0.01
-MOMENTUM = 0.9
-DEV_BATCH = 1000
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,8 @@ def check_inputs(subject: Subject) -> Outcome:
         return skipped("there was no time to learn anything.", **numbers)
     if usual - best > max(CLEAR_GAIN * abs(usual), best_error):
         return skipped(
-            f"dev loss {best:.3g} after {steps} steps is below the {usual:.3g} of zeroed inputs, but {len(dev)} examples "
-            "are too few to be sure.",
+            f"dev loss {best:.3g} after {steps} steps is below the {usual:.3g} of zeroed inputs, but {len(dev)} "
+            "examples are too few to be sure.",
             **numbers,
         )
     return failed(
