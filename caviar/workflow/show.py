@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.population import Timing
     from caviar.recipe.names import Family
+    from caviar.workflow.learning_rates import LearningRates
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
 
@@ -25,6 +26,7 @@ SHOW_AFTER_SECONDS = 1.0
 REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
 BLOCKS_WIDTH = 72
+RATES_WIDTH = 20
 MAX_LAYERS = 30
 MAX_TRIALS = 10
 STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
@@ -90,6 +92,16 @@ def checking_progress(console: Console) -> Iterator[Callable[[int, int, str], No
         yield update
 
 
+@contextlib.contextmanager
+def steps_progress(console: Console, what: str, total: int, unit: str = "steps") -> Iterator[Callable[[int], None]]:
+    """Yield a callback that is told of so many more steps done, and draws a bar on a terminal."""
+    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(f"{unit},"))
+    left = (TimeRemainingColumn(compact=True), TextColumn("left"))
+    with Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:
@@ -108,7 +120,7 @@ def print_members(console: Console, sentences: Iterable[str], timings: Iterable[
     rows = list(timings)
     if not rows:
         return
-    table = _table("executor", "members at a time", "threads", "ms a step", "", left=1)
+    table = plain_table("executor", "members at a time", "threads", "ms a step", "", left=1)
     known = [timing.seconds for timing in rows if timing.seconds is not None]
     for timing in rows:
         layout, seconds = timing.layout, timing.seconds
@@ -121,7 +133,7 @@ def print_members(console: Console, sentences: Iterable[str], timings: Iterable[
 def members_tables(summary: dict[str, Any]) -> list[Table | str]:
     """Return the spread over members of what they reach, and the best of them in a line each."""
     spread, trials = summary["spread"], summary["trials"]
-    table = _table("over members", "mean", "std", "best", "worst")
+    table = plain_table("over members", "mean", "std", "best", "worst")
     for key, values in spread.items():
         split, name = key.split("_", 1)
         numbers = [_measured(name, values[what]) for what in ("mean", "std", "best", "worst")]
@@ -138,7 +150,7 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
     shown = [key for key in measured if any(key in trial for trial in trials)]
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
-    table = _table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
+    table = plain_table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
     for trial in ranked[:MAX_TRIALS]:
         values = [_measured(key, trial[key]) if key in trial else "-" for key in shown]
         numbers = [f"{trial[key]:.4g}" for key in varied]
@@ -157,7 +169,7 @@ def _measured(name: str, value: float | str) -> str:
 
 def _network_table(plan: "Plan") -> Table:
     layers = plan.layers
-    table = _table("layer", "kind", "output", "parameters", left=3)
+    table = plain_table("layer", "kind", "output", "parameters", left=3)
     for layer in layers[:MAX_LAYERS]:
         shape = " x ".join(map(str, layer.output_shape)) if layer.output_shape is not None else "-"
         table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}" if layer.parameters else "")
@@ -177,12 +189,13 @@ def _decisions(plan: "Plan") -> list[str]:
     machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"
     rule = f"{recipe.optimizer.name} from {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
+    rule += f", {recipe.average.name} of the weights" if recipe.average.name != "none" else ""
     return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
 
 
 def check_tables(report: "CheckReport") -> list[Table | str]:
     """Return the table of all checks, then what to try where one failed."""
-    table = _table("check", "what", "result", "evidence", left=4)
+    table = plain_table("check", "what", "result", "evidence", left=4)
     for each in report.results:
         table.add_row(each.code, each.title, Text(each.status, STYLES[each.status]), each.words)
     counts = report.to_dict()
@@ -227,11 +240,28 @@ def course_tables(course: "Course") -> list[Table | str]:
     steps = f"{total:,} steps, {per_epoch:,} an epoch"
     waits = ["It waits for the dev metric to stall; here it never does.", ""] if course.waits else []
     rows = course.table()
-    table = _table(*(name.replace("_", " ") for name in rows[0]), left=0)
+    table = plain_table(*(name.replace("_", " ") for name in rows[0]), left=0)
     for row in rows:
         table.add_row(f"{row['step']:,}", f"{row['epoch']:.2f}", *(f"{row[n]:.6g}" for n in list(row)[2:]))
     line = sparkline(course.learning_rate, total, BLOCKS_WIDTH)
     return [f"Learning rate, schedule {course.name}: {steps}", "", line, "", *waits, table]
+
+
+def rates_tables(found: "LearningRates") -> list[Table | str]:
+    """Return the ranges of learning rates with their spread over seeds, every rate in a line, and the suggestion."""
+    ranges = plain_table("range", "from", "to", "over seeds: from", "to", left=1)
+    for each in found.ranges:
+        spread = [f"{ends[0]:.2g} to {ends[1]:.2g}" if ends else "-" for ends in (each.lows, each.highs)]
+        ranges.add_row(each.kind, f"{each.low:.2g}", f"{each.high:.2g}", *spread)
+    rates = plain_table("learning rate", "loss", "lowest", "highest", "won", "", left=0)
+    rates.columns[-2].justify = rates.columns[-1].justify = "left"
+    for rate, kind, losses, learned in zip(found.rates, found.kinds, found.losses.T, found.learned.T, strict=True):
+        share = min(1.0, max(0.0, float(learned.median())))
+        numbers = (_number(float(value)) for value in (losses.median(), losses.min(), losses.max()))
+        rates.add_row(f"{rate:.3g}", *numbers, "█" * round(RATES_WIDTH * share), kind)
+    many = f"{len(found.before)} seed{'s' * (len(found.before) != 1)}"
+    before = f"{found.steps} steps, {many}; without training the loss is {_number(float(found.before.median()))}."
+    return [rates, "", ranges, "", before, found.verdict]
 
 
 def _names_table(family: "Family") -> Table:
@@ -243,7 +273,7 @@ def _names_table(family: "Family") -> Table:
     return table
 
 
-def _table(*headings: str, left: int = 1) -> Table:
+def plain_table(*headings: str, left: int = 1) -> Table:
     """Return an empty table; its first `left` columns begin at the left, the rest are numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, heading in enumerate(headings):
@@ -252,7 +282,7 @@ def _table(*headings: str, left: int = 1) -> Table:
 
 
 def _accuracy_table(report: dict[str, Any]) -> Table:
-    table = _table("metric", "value", "95% interval", "baseline")
+    table = plain_table("metric", "value", "95% interval", "baseline")
     accuracy = report["accuracy"]
     interval = f"{accuracy['low']:.2%} to {accuracy['high']:.2%}"
     table.add_row("accuracy", f"{accuracy['value']:.2%}", interval, f"{report['baseline']['accuracy']:.2%}")
@@ -264,7 +294,7 @@ def _class_table(report: dict[str, Any]) -> Table:
     classes = report["classes"]
     worst = sorted(classes, key=lambda c: (c["recall"] is None, c["recall"]))[:MAX_CLASSES]
     shown = classes if len(classes) <= MAX_CLASSES else worst
-    table = _table("class", "rows", "recall", "precision")
+    table = plain_table("class", "rows", "recall", "precision")
     if shown is not classes:
         table.title = f"the {MAX_CLASSES} classes of lowest recall, of {len(classes)}"
         table.title_justify = "left"
@@ -274,7 +304,7 @@ def _class_table(report: dict[str, Any]) -> Table:
 
 
 def _regression_table(report: dict[str, Any]) -> Table:
-    table = _table("metric", "value", "95% interval", "baseline")
+    table = plain_table("metric", "value", "95% interval", "baseline")
     for name in ("r2", "rmse", "mae"):
         entry = report[name]
         interval = f"{_number(entry['low'])} to {_number(entry['high'])}"

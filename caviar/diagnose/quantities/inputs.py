@@ -10,14 +10,20 @@ from torch import Tensor
 from caviar.core.observer import Moment
 from caviar.diagnose.quantities.pending import Key, Pending
 
-SPAN = 0.8
-"""Neighbouring pixels that differ by more than this share of the range are counted as jumps."""
+SMALLEST_PICTURE = 8
+"""Pixels on a side below which neighbours say little."""
+DRAWN = 0.3
+"""Share of pixels at the ends of the range from which pictures are drawings, whose overflow cannot be told."""
+SPAN, NOISY = 0.6, 0.15
+"""Neighbouring pixels that differ by more than this share of the range are jumps; those of noise do by half of it."""
 SOME_EXAMPLES = 32
+MOST_VALUES, LEAST_EXAMPLES = 1 << 16, 16
+"""Of larger batches the first examples are looked at, but at least so many."""
 
 
 def read_inputs(inputs: Tensor, moment: Moment, pending: Pending) -> None:
     """Mean, standard deviation, least and largest of a batch."""
-    values = _as_floats(inputs)
+    values = _as_floats(_portion(inputs))
     if values is None:
         return
     count = values.numel()
@@ -38,7 +44,7 @@ def read_inputs(inputs: Tensor, moment: Moment, pending: Pending) -> None:
 
 def read_scales(inputs: Tensor, moment: Moment, pending: Pending) -> None:
     """How the features of a batch compare (channels, of pictures), and how pixels follow each other."""
-    values = _as_floats(inputs)
+    values = _as_floats(_portion(inputs))
     if values is None or len(values) < 2:
         return
     others = (0, *range(2, values.dim()))
@@ -51,20 +57,26 @@ def read_scales(inputs: Tensor, moment: Moment, pending: Pending) -> None:
     some = values[:SOME_EXAMPLES]
     whole = (some == some.round()).all().float()
     found = [largest, typical, least, (~moving).float().mean(), whole]
-    if values.dim() == 4:
-        found.append(_jumps(some))
+    if values.dim() == 4 and min(values.shape[2:]) >= SMALLEST_PICTURE:
+        found.append(jumps(some))
 
     def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
-        high, middle, low, constant, integers, *jumps = read
+        high, middle, low, constant, integers, *share = read
         if low > 0 and middle > 0:
             yield Key("input_scale_ratio"), high / low
             yield Key("input_scale_excess"), high / middle
         yield Key("input_constant"), constant
         yield Key("input_whole"), integers
-        if jumps:
-            yield Key("input_jumps"), jumps[0]
+        if share and share[0] == share[0]:
+            yield Key("input_jumps"), share[0]
 
     pending.add(moment, torch.stack(found), emit)
+
+
+def _portion(inputs: Tensor) -> Tensor:
+    if not inputs.dim() or not len(inputs):
+        return inputs
+    return inputs[: max(LEAST_EXAMPLES, MOST_VALUES * len(inputs) // max(1, inputs.numel()))]
 
 
 def _as_floats(inputs: Tensor) -> Tensor | None:
@@ -73,10 +85,16 @@ def _as_floats(inputs: Tensor) -> Tensor | None:
     return inputs.float()
 
 
-def _jumps(pictures: Tensor) -> Tensor:
+def jumps(pictures: Tensor) -> Tensor:
+    """Return the share of neighbouring pixels, of pictures (n, channels, height, width), that differ by most of the
+    range; NaN where that says nothing: drawings, whose pixels are mostly at the ends of the range, and noise.
+    """
     low, high = torch.aminmax(pictures)
-    steps = (pictures[..., 1:] - pictures[..., :-1]).abs()
-    return (steps > SPAN * (high - low)).float().mean()
+    pixels = (pictures - low) / (high - low)
+    at_ends = ((pixels < 1e-3) | (pixels > 1 - 1e-3)).float().mean()
+    steps = (pixels[..., 1:] - pixels[..., :-1]).abs()
+    smooth = (at_ends < DRAWN) & (steps.median() < NOISY)
+    return torch.where(smooth, (steps > SPAN).float().mean(), torch.nan)
 
 
 class Moments(NamedTuple):

@@ -195,8 +195,8 @@ def wrapped_pictures(story: Story, limits: Limits) -> Iterator[Found]:
     share = story.curve("input_jumps", "train").median()
     if share > limits["share"]:
         message = (
-            f"{percent(share)} of neighbouring pixels differ by most of the range: pictures are smoother than that, "
-            "unless a byte went past 255 and began again at 0."
+            f"{percent(share)} of neighbouring pixels differ by most of the range: pictures so smooth otherwise do "
+            "not, unless a byte went past 255 and began again at 0."
         )
         yield Found("warning", surely(share, limits["share"], 4 * limits["share"]), message, {"share": share})
 
@@ -258,15 +258,14 @@ def hard_augmentation(story: Story, limits: Limits) -> Iterator[Found]:
         raise LackingError("the training sample's loss was never a number")
     losses = story.need_steps(int(limits["steps"]))
     train = level(losses.values, 0.1, end=True, least=10)
-    if train > limits["times"] * max(clean.last, 1e-6) and train > limits["share"] * story.baseline:
+    times = limits["times"] + limits["per_dropout"] * facts.dropout
+    if train > times * max(clean.last, 1e-6) and train > limits["share"] * story.baseline:
         message = (
             f"the loss of training batches is {say(train)}, of the same examples as they are {say(clean.last)}: what "
             "is done to them changes more than it should, perhaps what their label says."
         )
         numbers = {"batches": train, "clean": clean.last}
-        yield Found(
-            "warning", surely(train / max(clean.last, 1e-6), limits["times"], 5), message, numbers, split="train"
-        )
+        yield Found("warning", surely(train / max(clean.last, 1e-6), times, 5), message, numbers, split="train")
 
 
 RULES: dict[str, Rule] = {

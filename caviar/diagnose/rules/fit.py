@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from caviar.diagnose.rules.found import Found, Limits, Rule, percent, say, surely
+from caviar.diagnose.rules.found import Found, Limits, Rule, graver, percent, say, surely
 from caviar.diagnose.story import Curve, LackingError, Story
 
 
@@ -33,7 +33,7 @@ def overfits(story: Story, limits: Limits) -> Iterator[Found]:
     worse = rise > limits["rise"]
     message += f"; dev's loss has risen to {say(rise)} times its lowest." if worse else "."
     bad = gap > limits["large"] or (worse and gap > limits["gap_and_rise"])
-    yield Found("warning" if bad else "info", surely(gap, limits["gap"], 0.4), message, numbers, split="dev")
+    yield Found(graver(bad), surely(gap, limits["gap"], 0.4), message, numbers, split="dev")
 
 
 def underfits(story: Story, limits: Limits) -> Iterator[Found]:
@@ -49,9 +49,9 @@ def underfits(story: Story, limits: Limits) -> Iterator[Found]:
             f"{percent(max(learned, 0.0))} of it is explained, and dev does no worse. The network cannot, or was not "
             "let, learn more."
         )
-        severity = "warning" if learned < limits["little"] else "info"
+        severity = graver(learned < limits["little"])
         numbers = {"learned": learned, "gap": gap}
-        yield Found(severity, surely(limits["learned"] - learned, 0, 0.2), message, numbers)  # type: ignore[arg-type]
+        yield Found(severity, surely(limits["learned"] - learned, 0, 0.2), message, numbers)
 
 
 def dev_better(story: Story, limits: Limits) -> Iterator[Found]:
@@ -64,9 +64,9 @@ def dev_better(story: Story, limits: Limits) -> Iterator[Found]:
             f"{metric} is {say(dev.last)} on dev and {say(train.last)} on train, although both are evaluated alike: "
             "dev is easier, or holds examples of train many times over."
         )
-        severity = "warning" if lead > limits["large"] else "info"
+        severity = graver(lead > limits["large"])
         found = surely(lead, limits["lead"], 0.15)
-        yield Found(severity, found, message, {"train": train.last, "dev": dev.last}, split="dev")  # type: ignore[arg-type]
+        yield Found(severity, found, message, {"train": train.last, "dev": dev.last}, split="dev")
 
 
 def no_better_than_chance(story: Story, limits: Limits) -> Iterator[Found]:
@@ -90,6 +90,8 @@ def verdict(story: Story, limits: Limits) -> Iterator[Found]:
     story.need_finished()
     metric = story.metric
     train, dev = _train_and_dev(story, metric)
+    if train.last - story.chance < limits["learned"] * (1 - story.chance):
+        raise LackingError("it has not learned enough for a verdict")
     hoped = max(story.facts.best_error, 0.0)
     bias, variance = max(1 - train.last - hoped, 0.0), max(train.last - dev.last, 0.0)
     if max(bias, variance) < limits["least"]:

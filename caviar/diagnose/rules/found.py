@@ -45,3 +45,8 @@ def surely(value: float, limit: float, certain: float) -> float:
     if certain == limit:
         return 0.98
     return min(0.98, max(0.5, 0.5 + 0.48 * (value - limit) / (certain - limit)))
+
+
+def graver(condition: bool) -> Severity:
+    """Return the severity of what is worth a warning on a condition, and else only worth knowing."""
+    return "warning" if condition else "info"

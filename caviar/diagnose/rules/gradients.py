@@ -4,12 +4,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from caviar.diagnose.rules.found import Found, Limits, Rule, percent, say, surely
+from caviar.core.findings import Severity
+from caviar.diagnose.rules.found import Found, Limits, Rule, graver, percent, say, surely
 from caviar.diagnose.story import Curve, LackingError, Story, level
 
 
 def _depth_ratio(story: Story, looks: int) -> tuple[float, str, str, Curve]:
-    """Return the middle ratio of the first layer's gradient (over its weights) to the largest of the later layers."""
+    """Return the middle ratio of the first layer's gradient (over its weights) to the largest of the later ones.
+
+    The last layer is left out: what it gets depends on the loss, not on the depth.
+    """
     curves = story.by_layer("gradient_norm", least=looks)
     names = [layer.name for layer in story.facts.layers if layer.name in curves and "mbedding" not in layer.kind]
     if len(names) < 3:
@@ -21,7 +25,7 @@ def _depth_ratio(story: Story, looks: int) -> tuple[float, str, str, Curve]:
         chosen = [i for i, step in enumerate(curves[name].steps.tolist()) if step in steps]
         weights = np.interp(curves[name].steps[chosen], sizes[name].steps, sizes[name].values)
         pull[name] = curves[name].values[chosen] / np.maximum(weights, 1e-12)
-    later = max(names[1:], key=lambda name: float(np.nanmedian(pull[name])))
+    later = max(names[1:-1], key=lambda name: float(np.nanmedian(pull[name])))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = pull[names[0]] / pull[later]
     ratio = ratio[np.isfinite(ratio)]
@@ -120,8 +124,8 @@ def not_held(story: Story, limits: Limits) -> Iterator[Found]:
         f"the optimiser does not hold {percent(share)} of the weights that ask for gradients{named}: they never move. "
         "Was it made before the network, or a layer, was replaced?"
     )
-    severity = "error" if share > limits["most"] else "warning"
-    yield Found(severity, 0.97, message, {"share": share}, layer=layers[0] if layers else "")  # type: ignore[arg-type]
+    severity: Severity = "error" if share > limits["most"] else "warning"
+    yield Found(severity, 0.97, message, {"share": share}, layer=layers[0] if layers else "")
 
 
 def frozen(story: Story, limits: Limits) -> Iterator[Found]:
@@ -143,7 +147,7 @@ def frozen(story: Story, limits: Limits) -> Iterator[Found]:
         message += "; as it should be where they come from a trained network."
     odd = fresh or behind
     confidence = 0.9 if fresh else 0.6
-    yield Found("warning" if odd else "info", confidence, message, {"share": share}, layer=names[0], split="train")
+    yield Found(graver(odd), confidence, message, {"share": share}, layer=names[0], split="train")
 
 
 def always_clipped(story: Story, limits: Limits) -> Iterator[Found]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from caviar.diagnose.rules.found import Found, Limits, Rule, percent, say, surely
+from caviar.diagnose.rules.found import Found, Limits, Rule, graver, percent, say, surely
 from caviar.diagnose.story import LackingError, Story, level
 
 DECOUPLED = ("adamw", "sgdw", "lion", "muon", "ranger", "lamb")
@@ -15,8 +15,8 @@ def evaluation_mode(story: Story, limits: Limits) -> Iterator[Found]:
     """NORM001: the network trains in evaluation mode."""
     share = story.curve("evaluation_mode", "train", least=int(limits["looks"]))
     training = story.curve("model_training", "train").values
-    stuck = share.values[int(limits["skip"]) :] if len(share) > limits["skip"] + 1 else share.values
-    if float(np.median(stuck)) > limits["share"] and float(np.median(training[-len(stuck) :])) == 0:
+    recent = int(limits["looks"])
+    if share.recent(recent).min() > limits["share"] and training[-recent:].max() == 0:
         step = int(share.steps[-1])
         message = (
             "training steps run in evaluation mode: dropout drops nothing, and batch norm uses (and never updates) "
@@ -124,7 +124,9 @@ def drowning_penalty(story: Story, limits: Limits) -> Iterator[Found]:
     sizes = np.interp(gradient.steps, weight.steps, weight.values)
     decoupled = any(word in story.facts.optimizer.lower() for word in DECOUPLED)
     inside = story.facts.l2 + (0.0 if decoupled else decay)
-    pull = float(np.median(inside * sizes / np.maximum(gradient.values, 1e-30)))
+    count = sum(layer.fan_in * layer.units for layer in story.facts.layers)
+    pulls = inside * sizes + story.facts.l1 * count**0.5  # the gradient of an L1 penalty is +-l1 for every weight
+    pull = float(np.median(pulls / np.maximum(gradient.values, 1e-30)))
     if decoupled and decay:
         ratio, rate = story.curve("update_ratio", "train").finite(), story.curve("learning_rate").finite()
         rates = np.interp(ratio.steps, rate.steps, rate.values)
@@ -132,11 +134,12 @@ def drowning_penalty(story: Story, limits: Limits) -> Iterator[Found]:
         pull = max(pull, share / max(1 - share, 0.02))
     end = level(story.losses.finite().values, 0.1, end=True)
     if pull > limits["pull"]:
-        poor = end > limits["poor"] * story.baseline
+        share = end / story.baseline
+        poor = share > limits["poor"] or (pull > limits["strong"] and share > limits["left"])
         message = f"penalties pull on the weights {say(pull)} times as hard as the data do; the loss is {say(end)}."
-        severity = "warning" if poor else "info"
+        severity = graver(poor)
         confidence = surely(pull, limits["pull"], 10 * limits["pull"])
-        yield Found(severity, confidence, message, {"pull": pull, "loss": end})  # type: ignore[arg-type]
+        yield Found(severity, confidence, message, {"pull": pull, "loss": end})
 
 
 def strong_dropout(story: Story, limits: Limits) -> Iterator[Found]:
@@ -150,7 +153,7 @@ def strong_dropout(story: Story, limits: Limits) -> Iterator[Found]:
         raise LackingError("train was never evaluated")
     batch = level(losses.values, 0.1, end=True, least=10)
     left = clean.last / story.baseline
-    if left > limits["left"] and batch > limits["times"] * clean.last:
+    if left > limits["left"] and (batch > limits["times"] * clean.last or rate > limits["extreme"]):
         message = (
             f"with dropout {say(rate)} the loss is {say(batch)} on training batches and still {say(clean.last)} on the "
             f"same examples without it, {percent(left)} of that of a constant answer."

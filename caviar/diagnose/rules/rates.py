@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from caviar.diagnose.rules.found import Found, Limits, Rule, percent, say, surely
+from caviar.diagnose.rules.found import Found, Limits, Rule, graver, percent, say, surely
 from caviar.diagnose.story import LackingError, Numbers, Story, blocks, level
 
 
@@ -43,9 +43,8 @@ def too_low(story: Story, limits: Limits) -> Iterator[Found]:
             message = f"the loss creeps in a straight line, from {say(start)} to {say(end)}: the rate is far too low."
             yield Found("warning", 0.6, message, numbers, split="train")
         return
-    moved = story.movement()
-    if moved < limits["moved"]:
-        ratio = _typical_ratio(story)
+    moved, ratio = story.movement(), _typical_ratio(story)
+    if moved < limits["moved"] and ratio < limits["ratio"]:
         message = (
             f"the loss has fallen by {percent(fall)} only ({say(start)} to {say(end)}), and no wonder: a step changes "
             f"the weights by {say(ratio)} of their size (0.001 is usual), {len(losses):,} steps together by "
@@ -101,7 +100,8 @@ def above_start(story: Story, limits: Limits) -> Iterator[Found]:
         end = level(losses.values, 0.1, end=True)
         message = f"the loss rose to {say(smooth[worst])} at step {step}, {say(times)} times what it began with; it is "
         message += f"{say(end)} now."
-        yield Found("warning", surely(times, limits["times"], 30), message, {"times": times}, step=step, split="train")
+        severity = graver(times >= limits["far"] or end >= limits["back"] * start)
+        yield Found(severity, surely(times, limits["times"], 30), message, {"times": times}, step=step, split="train")
 
 
 def oscillates(story: Story, limits: Limits) -> Iterator[Found]:
@@ -131,9 +131,9 @@ def layer_too_fast(story: Story, limits: Limits) -> Iterator[Found]:
     ratio, layer = max(found)
     if ratio > limits["ratio"]:
         message = f"a step changes the weights of {layer} by {say(ratio)} of their size; 0.001 is usual, 0.01 is much."
-        severity = "warning" if ratio > limits["far"] else "info"
+        severity = graver(ratio > limits["far"])
         certain = surely(ratio, limits["ratio"], 10 * limits["ratio"])
-        yield Found(severity, certain, message, {"update_ratio": ratio}, layer=layer, split="train")  # type: ignore[arg-type]
+        yield Found(severity, certain, message, {"update_ratio": ratio}, layer=layer, split="train")
 
 
 def layer_too_slow(story: Story, limits: Limits) -> Iterator[Found]:
@@ -179,7 +179,8 @@ def decayed_too_soon(story: Story, limits: Limits) -> Iterator[Found]:
     if idle < limits["idle"] or begin < limits["least"]:
         return
     parts = blocks(losses.values[:begin], 8)
-    falling = (float(parts[-3]) - float(parts[-1])) / max(abs(float(parts[-3])), 1e-12) if len(parts) >= 3 else 0.0
+    middle = float(parts[len(parts) // 2])
+    falling = (middle - float(parts[-1])) / max(abs(middle), 1e-12)
     end = level(losses.values, 0.1, end=True)
     if falling > limits["falling"] and end > limits["poor"] * story.known_baseline:
         message = (
@@ -221,7 +222,7 @@ def spikes(story: Story, limits: Limits) -> Iterator[Found]:
     message = f"the loss jumped from {say(before[at])} to {say(after[at])} at step {step}"
     message += "; it has come back since." if back else f", and is {say(end)} now."
     numbers = {"before": float(before[at]), "peak": float(after[at]), "end": end}
-    yield Found("info" if back else "warning", 0.75, message, numbers, step=step, split="train")
+    yield Found(graver(not back), 0.75, message, numbers, step=step, split="train")
 
 
 def still_falling(story: Story, limits: Limits) -> Iterator[Found]:
