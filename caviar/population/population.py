@@ -379,6 +379,11 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
             modules.append(source())
         if not isinstance(modules[-1], nn.Module):
             raise InputError(f"the function made a {type(modules[-1]).__name__}; it must make a torch.nn.Module.")
+    if len({id(module) for module in modules}) < count:
+        raise InputError(
+            "the function made the same module twice, so that members would share weights. Make a new one at each "
+            "call, or give the module itself to begin all members with its weights."
+        )
     shapes = [{name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} for module in modules]
     odd = next((trial for trial, shape in enumerate(shapes) if shape != shapes[0]), None)
     if odd is not None:

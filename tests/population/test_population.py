@@ -281,6 +281,9 @@ def test_other_wrong_input() -> None:
     with pytest.raises(InputError, match="another architecture for member 1"):
         sizes = iter([3, 4, 5, 6])
         population("stacked", lambda: nn.Linear(6, next(sizes)))
+    with pytest.raises(InputError, match="same module twice"):
+        module = net()
+        population("stacked", lambda: module)
     with pytest.raises(InputError, match="no member 9"):
         population("stacked").member(9)
     with pytest.raises(InputError, match="control flow"):
