@@ -24,12 +24,19 @@ from caviar.data.table_origin import Origin, mask_rows
 from caviar.data.table_profile import TableProfile, describe_profile, profile_table
 from caviar.data.table_target import check_target_name, known_target, read_target, target_values
 from caviar.data.table_text import check_names
-from caviar.data.table_types import DTYPES, cast_expr, distinct, find_kind, refuse_type, to_first_form, value_codes
+from caviar.data.table_types import (
+    DTYPES,
+    THREADS,
+    cast_expr,
+    distinct,
+    find_kind,
+    refuse_type,
+    to_first_form,
+    value_codes,
+)
 
 __all__ = ["extra_columns", "open_table", "read_frame", "target_values", "typed_features"]
 
-THREADS = 2
-"""Columns looked at at a time: most of a look is one thread of Polars' at work."""
 KIND_OF: dict[pl.DataType, Kind] = {dtype: kind for kind, dtype in DTYPES.items()}
 
 
