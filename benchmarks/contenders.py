@@ -10,10 +10,11 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from caviar.core.runs import create_run
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
+from caviar.diagnose.settings import WatchSettings
 from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import StopRequest, isolated_randomness
 from caviar.train.loop import train as run_loop
@@ -31,7 +33,10 @@ from caviar.train.state import State
 from caviar.workflow.execute import build_job
 from caviar.workflow.observers import ProgressBar, Recorder, RunLog
 from caviar.workflow.plan import Plan
+from caviar.workflow.watching import watch as watching
 
+Quantities = Literal["default", "full", "none"]
+Findings = Literal["live", "end", "none"]
 Contender = Callable[["Work"], AbstractContextManager[Callable[[], object]]]
 
 LEARNING_RATE = 0.01
@@ -68,20 +73,26 @@ class Work:
 
 
 @contextmanager
-def caviar(work: Work) -> Iterator[Callable[[], object]]:
-    """Caviar as in a real run: record store, checkpoints, run.json, and a progress bar on a (pretended) terminal."""
+def caviar(work: Work, watched: Quantities = "none", findings: Findings = "none") -> Iterator[Callable[[], object]]:
+    """Caviar as in a real run: record store, checkpoints, run.json, and a progress bar on a (pretended) terminal.
+
+    watched, findings: what of the network is measured, and when rules read it, as in a recipe's section [watch].
+    """
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    plan = replace(work.plan, model=copy.deepcopy(work.plan.model))
+    settings = WatchSettings(quantities=watched, findings=findings)
+    recipe = work.plan.recipe.model_copy(update={"watch": settings})
+    plan = replace(work.plan, recipe=recipe, model=copy.deepcopy(work.plan.model))
     randomness = isolated_randomness(derive_seed(plan.recipe.seed, "trial", 0, "draws"), plan.device)
     with tempfile.TemporaryDirectory() as folder, create_run(Path(folder), None, "run", {}, {}) as owned:
         run = owned.folder
         with Store(run.store) as store, randomness:
             job, state, checkpoints = build_job(plan), State(), Checkpoints(run.checkpoints)
-            recorder = Recorder(store, run, RunLog(run.log))
-            with ProgressBar(job.epochs, len(job.train), job.batch_size, 0, console) as bar:
+            watch = watching(plan, job, run, store, 0, console)
+            recorder = Recorder(store, run, RunLog(run.log), watcher=watch.watcher, findings=watch.live)
+            with ProgressBar(job.epochs, len(job.train), job.batch_size, 0, console) as bar, closing(watch):
 
                 def train() -> None:
-                    run_loop(job, state, checkpoints, [recorder, bar], StopRequest())
+                    run_loop(job, state, checkpoints, [*watch.observers, recorder, bar], StopRequest())
                     recorder.on_save(state.step)
 
                 yield train

@@ -302,13 +302,13 @@ def test_epochs_bring_classes_and_now_and_then_the_training_sample() -> None:
         return {"loss": 0.2, "accuracy": 0.9}
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    watcher = Watcher(model, optimizer, Schedule(100), train_sample=sample, sample_size=10)
+    watcher = Watcher(model, optimizer, Schedule(100), train_sample=sample, sample_size=20, batch_size=1)
     values = {("train", "loss"): 0.3, ("dev", "loss"): 0.5, ("dev", "accuracy"): 0.8}
-    for epoch in range(1, 4):
-        watcher.on_epoch(EpochFacts(epoch, 100 * epoch, 0.1, values, True, torch.eye(3, dtype=torch.int64)))
+    for epoch in (1, 2, 3):
+        watcher.on_epoch(EpochFacts(epoch, 300 * epoch, 0.1, values, True, torch.eye(3, dtype=torch.int64)))
     records = watcher.drain()
     watcher.close()
-    assert value(records, "gap", 100) == pytest.approx(0.1)
-    assert value(records, "loss_gap", 100) == pytest.approx(0.3)
+    assert value(records, "gap", 900) == pytest.approx(0.1)
+    assert value(records, "loss_gap", 900) == pytest.approx(0.3)
     assert len(calls) == 1
     assert len([r for r in records if r.name == "balanced_accuracy"]) == 3

@@ -17,11 +17,13 @@ DRAWN = 0.3
 SPAN, NOISY = 0.6, 0.15
 """Neighbouring pixels that differ by more than this share of the range are jumps; those of noise do by half of it."""
 SOME_EXAMPLES = 32
+MOST_VALUES, LEAST_EXAMPLES = 1 << 16, 16
+"""Of larger batches the first examples are looked at, but at least so many."""
 
 
 def read_inputs(inputs: Tensor, moment: Moment, pending: Pending) -> None:
     """Mean, standard deviation, least and largest of a batch."""
-    values = _as_floats(inputs)
+    values = _as_floats(_portion(inputs))
     if values is None:
         return
     count = values.numel()
@@ -42,7 +44,7 @@ def read_inputs(inputs: Tensor, moment: Moment, pending: Pending) -> None:
 
 def read_scales(inputs: Tensor, moment: Moment, pending: Pending) -> None:
     """How the features of a batch compare (channels, of pictures), and how pixels follow each other."""
-    values = _as_floats(inputs)
+    values = _as_floats(_portion(inputs))
     if values is None or len(values) < 2:
         return
     others = (0, *range(2, values.dim()))
@@ -69,6 +71,12 @@ def read_scales(inputs: Tensor, moment: Moment, pending: Pending) -> None:
             yield Key("input_jumps"), share[0]
 
     pending.add(moment, torch.stack(found), emit)
+
+
+def _portion(inputs: Tensor) -> Tensor:
+    if not inputs.dim() or not len(inputs):
+        return inputs
+    return inputs[: max(LEAST_EXAMPLES, MOST_VALUES * len(inputs) // max(1, inputs.numel()))]
 
 
 def _as_floats(inputs: Tensor) -> Tensor | None:

@@ -21,16 +21,16 @@ def read_outputs(outputs: Tensor, moment: Moment, pending: Pending) -> None:
         return
     values = outputs.float().reshape(len(outputs), -1) if outputs.dim() else outputs.float().reshape(1, 1)
     units = values.mean(dim=0)
-    over_batch = (values - units).square().mean().sqrt()
-    found = torch.stack([units.mean(), torch.linalg.vector_norm(values), over_batch])
+    norm = torch.linalg.vector_norm
+    found = torch.stack([units.mean(), norm(values), norm(values - units)])
     count, width = values.numel(), values.shape[1]
 
     def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
-        mean, norm, varying = read
+        mean, size, varying = read
         yield Key("output_mean"), mean
-        yield Key("output_std"), spread(mean, norm, count)
+        yield Key("output_std"), spread(mean, size, count)
         if count > width:  # one example does not vary
-            yield Key("output_spread"), varying
+            yield Key("output_spread"), varying / count**0.5
         yield Key("output_width"), float(width)
 
     pending.add(moment, found, emit)

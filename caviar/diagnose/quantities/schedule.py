@@ -5,7 +5,7 @@ from typing import Literal
 
 from caviar.diagnose.settings import WatchSettings
 
-AUTO = {"default": 100, "full": 20}
+AUTO = {"default": 150, "full": 40}
 """Steps between two looks: what keeps each set within its share of the time."""
 
 GROWTH = 1.25
@@ -24,7 +24,7 @@ class Schedule:
         """Return what the recipe's section asks for."""
         every = settings.every
         if every == "auto":
-            every = AUTO.get(settings.quantities, 100)
+            every = AUTO.get(settings.quantities, AUTO["default"])
         return cls(every, settings.early)
 
     def next_after(self, step: int) -> int:

@@ -111,10 +111,11 @@ class Signals:
 
     def _count_dead(self, label: str, units: Tensor, batch_size: int) -> Tensor:
         """Count units that were silent over the last looks: a batch may just lack what a rare unit answers to."""
-        before = self._silent.get(label)
         silent = units == 0
-        looks = silent.float() if before is None or len(before) != len(silent) else (before + 1) * silent
-        self._silent[label] = looks
+        looks = self._silent.get(label)
+        if looks is None or len(looks) != len(silent):
+            looks = self._silent[label] = torch.zeros_like(units)
+        looks.add_(1).mul_(silent)
         needed = min(self._num_looks, MOST_LOOKS, -(-ENOUGH_EXAMPLES // max(batch_size, 1)))
         return torch.count_nonzero(looks >= needed)
 
@@ -133,10 +134,9 @@ class Signals:
     def collect(self, moment: Moment, pending: Pending, *, early: bool) -> None:
         """Hand over what the step has shown; `early`: with what hardly changes later."""
         with torch.no_grad():
-            if self._inputs is not None:
+            if self._inputs is not None and early:
                 read_inputs(self._inputs.detach(), moment, pending)
-                if early:
-                    read_scales(self._inputs.detach(), moment, pending)
+                read_scales(self._inputs.detach(), moment, pending)
             if self.outputs is not None:
                 read_outputs(self.outputs.detach(), moment, pending)
                 if early:

@@ -48,7 +48,8 @@ class Updates:
     layout: Layout
     noise: NoiseScale = field(default_factory=NoiseScale)
     _old: list[Tensor] = field(default_factory=list)
-    _gradients: dict[int, Tensor] = field(default_factory=dict)
+    _names: list[int] = field(default_factory=list)
+    _gradient: Tensor | None = None
     _norms: list[Tensor] = field(default_factory=list)
     _pair: Tensor | None = None
 
@@ -58,7 +59,7 @@ class Updates:
         params = self.layout.parameters
         found = _present(params)
         self._norms = _norms(list(found.values()))
-        self._gradients = {i: gradient.clone() for i, gradient in found.items()}
+        self._names, self._gradient = list(found), _flat(found)
         if len(self._old) != len(params):
             self._old = [torch.empty_like(p) for p in params]
         if params:
@@ -74,7 +75,7 @@ class Updates:
         if moved:
             torch._foreach_sub_(self._old, params)
         values = [*self._norms, *weights, *(_norms(self._old) if moved else [])]
-        names, layers, count = list(self._gradients), self.layout.layers, len(params)
+        names, layers, count = self._names, self.layout.layers, len(params)
 
         def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
             gradients = dict(zip(names, read, strict=False))
@@ -97,14 +98,12 @@ class Updates:
     @torch.no_grad()
     def compare(self) -> None:
         """Compare the remembered gradient with the present one, of the step after it, and forget it."""
-        first, second = self._gradients, _present(self.layout.parameters)
-        self._gradients, self._pair = {}, None
-        if not first or first.keys() != second.keys():
-            return
-        products = torch._foreach_mul(list(first.values()), list(second.values()))
-        dots = torch.stack([product.sum(dtype=torch.float32) for product in products]).sum()
-        both = [torch.stack(_norms(list(g.values()))).square().sum().sqrt() for g in (first, second)]
-        self._pair = torch.stack([dots, *both])
+        found = _present(self.layout.parameters)
+        first, second = self._gradient, _flat(found)
+        self._gradient = self._pair = None
+        if first is not None and second is not None and list(found) == self._names:
+            norm = torch.linalg.vector_norm
+            self._pair = torch.stack([torch.dot(first, second), norm(first), norm(second)])
 
     def hand_pair(self, moment: Moment, pending: Pending, batch_size: int) -> None:
         """Hand over what `compare` found, if it did."""
@@ -123,11 +122,16 @@ class Updates:
 
     def forget(self) -> None:
         """Let go of everything that was remembered."""
-        self._old, self._gradients, self._norms, self._pair = [], {}, [], None
+        self._old, self._names, self._norms, self._gradient, self._pair = [], [], [], None, None
 
 
 def _present(params: Sequence[Tensor]) -> dict[int, Tensor]:
     return {i: p.grad for i, p in enumerate(params) if p.grad is not None and p.grad.layout == torch.strided}
+
+
+def _flat(gradients: dict[int, Tensor]) -> Tensor | None:
+    """Return gradients as one vector, a copy; None where there are none."""
+    return torch.cat([gradient.reshape(-1).float() for gradient in gradients.values()]) if gradients else None
 
 
 def _norms(tensors: Sequence[Tensor]) -> list[Tensor]:

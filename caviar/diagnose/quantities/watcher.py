@@ -21,6 +21,9 @@ from caviar.diagnose.quantities.updates import Updates
 TrainSample = Callable[[], Mapping[str, float]]
 """Evaluates a fixed sample of the training examples, as dev is evaluated: loss and metric by name."""
 
+CLASS_STEPS = 200
+"""Predictions by class are summed up once in so many steps, and in each epoch that is longer."""
+
 SAMPLE_COST = 40
 """The training sample is evaluated once for so many times as many examples trained on: about 1% of the time."""
 
@@ -108,9 +111,10 @@ class Watcher:
     def on_epoch(self, facts: EpochFacts) -> None:
         """After an epoch: how dev's predictions spread over classes, and now and then train evaluated as dev is."""
         moment = Moment(facts.step, facts.epoch, 0, 0)
-        if facts.confusion is not None:
+        if facts.confusion is not None and self._passes(facts, CLASS_STEPS):
             self.pending.add_numbers(moment, read_confusion(facts.confusion))
-        if self._train_sample is not None and self._is_sample_due(facts):
+        examples = SAMPLE_COST * self._sample_size
+        if self._train_sample is not None and self._passes(facts, examples // max(self._batch_size, 1)):
             found = self._train_sample()
             numbers = {Key(f"evaluated_{name}" if name == "loss" else name): v for name, v in found.items()}
             for name, value in found.items():
@@ -120,11 +124,10 @@ class Watcher:
                     numbers[Key("loss_gap" if name == "loss" else "gap", split="")] = gap
             self.pending.add_numbers(moment, numbers)
 
-    def _is_sample_due(self, facts: EpochFacts) -> bool:
-        """Whether a multiple of the examples that one evaluation is worth was passed in this epoch."""
-        period = max(1, SAMPLE_COST * self._sample_size // max(self._batch_size, 1))
-        begin = facts.step - facts.step // facts.epoch
-        return facts.epoch in (1, self._last_epoch) or facts.step // period > begin // period
+    def _passes(self, facts: EpochFacts, steps: int) -> bool:
+        """Whether a multiple of so many steps was passed in this epoch; also in the last one planned."""
+        begin, period = facts.step - facts.step // facts.epoch, max(1, steps)
+        return facts.epoch == self._last_epoch or facts.step // period > begin // period
 
     def on_save(self, step: int) -> None:
         """Nothing to do: whoever drains writes."""
