@@ -47,6 +47,7 @@ from caviar.diagnose.story import Story
 RESULTS = Path(__file__).resolve().parent / "results" / "diagnosis"
 SETUPS = {each.name: each for each in [*FAULTS, *HEALTHY]}
 Result = dict[str, Any]
+JUDGED = ("family", "code", "warned", "by_check", "by_rule", "first")
 
 
 def is_aside(name: str) -> bool:
@@ -144,17 +145,21 @@ def family(code: str) -> str:
 
 
 def judge(result: Result) -> dict[str, Any]:
-    """Say whether a fault's code and family were named, by checks, by rules and first of all."""
+    """Say whether a fault's code and family were named, by checks, by rules and first of all.
+
+    For its own code a finding of severity info counts too: that is how grave some faults are (a short run).
+    """
     codes, said = set(result["codes"]), named(result)
     checks = [each["code"] for each in result.get("checks", ())]
-    rules = [each["code"] for each in result.get("findings", ()) if each["severity"] != "info"]
+    rules = [each["code"] for each in result.get("findings", ())]
     causes = [
         each["code"] for each in result.get("findings", ()) if each["severity"] != "info" and not each["consequence_of"]
     ]
     families = {family(code) for code in codes}
     return {
-        "code": bool(codes & set(said)),
-        "family": bool(families & {family(code) for code in said}),
+        "code": bool(codes & {*checks, *rules}),
+        "warned": bool(codes & set(said)),
+        "family": bool(families & {family(code) for code in said} or codes & set(rules)),
         "by_check": bool(codes & set(checks)),
         "by_rule": bool(codes & set(rules)),
         "first": bool(codes & set(checks[:1] + causes[:1])),
@@ -185,7 +190,7 @@ def _figures(results: Sequence[Result]) -> dict[str, Any]:
     judged = [judge(r) for r in faults]
     alarms = [r for r in healthy if named(r)]
     found: dict[str, Any] = {"faults": len(faults), "healthy": len(healthy), "false_alarms": len(alarms)}
-    for key in ("family", "code", "by_check", "by_rule", "first"):
+    for key in JUDGED:
         found[key] = sum(each[key] for each in judged)
     found["codes_a_fault"] = sum(len(each["said"]) for each in judged) / max(1, len(judged))
     return found
@@ -194,12 +199,22 @@ def _figures(results: Sequence[Result]) -> dict[str, Any]:
 def tables(summary: dict[str, Any]) -> Iterable[Any]:
     """Yield what a person reads."""
     table = Table(title="Faults recognised", title_justify="left")
-    for heading in ("", "faults", "right family", "right code", "by checks", "by rules", "first of all", "codes named"):
+    for heading in (
+        "",
+        "faults",
+        "right family",
+        "right code",
+        "as a warning",
+        "by checks",
+        "by rules",
+        "first of all",
+        "codes named",
+    ):
         table.add_column(heading, justify="left" if not heading else "right")
     rows = {name: summary[name] for name in ("open", "aside", "both")} | summary["families"]
     for name, row in rows.items():
         count = max(1, row["faults"])
-        shares = [f"{row[key]} ({row[key] / count:.0%})" for key in ("family", "code", "by_check", "by_rule", "first")]
+        shares = [f"{row[key]} ({row[key] / count:.0%})" for key in JUDGED]
         table.add_row(name, str(row["faults"]), *shares, f"{row['codes_a_fault']:.1f}")
     yield table
     for name in ("open", "aside", "both"):
