@@ -28,7 +28,6 @@ from caviar.workflow.plan import Plan, make_plan, torch_as_before, updates
 from caviar.workflow.randomness import randomness_as_before
 from caviar.workflow.show import notes_console, print_notes, reading_progress, steps_progress
 from caviar.workflow.source import InMemory
-from caviar.workflow.train import describe, from_settings
 
 UNTOUCHED = 1e-30
 """The rate of a member that stands beside the others and stays what it was."""
@@ -127,6 +126,8 @@ def find_lr(
     Raises:
         InputError: the model cannot take the data, the rule finds its own step length, or the numbers make no range.
     """
+    from caviar.workflow.train import describe, from_settings
+
     sweep = Sweep(rates, low, high, seeds, steps)
     sweep.check()
     console = notes_console(quiet=not progress)

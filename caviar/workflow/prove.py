@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,11 +20,11 @@ from caviar.core.runs import RunFolder, own_run
 from caviar.core.store import Store
 from caviar.diagnose.engine import diagnose
 from caviar.diagnose.story import stories
-from caviar.recipe import Recipe, from_recipe, merge, parse_assignment
+from caviar.recipe import Recipe, from_recipe
 from caviar.train.checkpoints import Checkpoints
 from caviar.workflow.diagnose import RunDiagnosis, diagnose_run, facts_of_run
 from caviar.workflow.find_lr import Sweep, planned_start, run_sweep
-from caviar.workflow.plan import Plan, make_plan, torch_as_before
+from caviar.workflow.plan import Plan, make_plan, torch_as_before, variant
 from caviar.workflow.proof import Proof, Tried, choose_winner, judge
 from caviar.workflow.randomness import randomness_as_before
 from caviar.workflow.remedies import remedies_for
@@ -127,19 +128,15 @@ def _chosen(found: RunDiagnosis, code: str | None) -> list[Finding]:
 
 def plans(recipe: Recipe, memory: InMemory | None, model: nn.Module | None, *, allow_code: bool) -> MakePlan:
     """Return what makes the plan of the same run under other settings."""
-    base = from_recipe(recipe)
-
-    def make(assignments: tuple[str, ...]) -> Plan:
-        sparse = merge(base, *map(parse_assignment, assignments))
-        return make_plan(sparse, memory, model, allow_code=allow_code)
-
-    return make
+    base = make_plan(from_recipe(recipe), memory, model, allow_code=allow_code)
+    return partial(variant, base, module=model)
 
 
-def choose_fork(folder: RunFolder, findings: Sequence[Finding]) -> Fork:
+def choose_fork(folder: RunFolder, findings: Sequence[Finding], *, kept_only: bool = False) -> Fork:
     """Return the last good state of the end of an epoch before any of the findings shows, or the first state.
 
     A state is good when the run had learned something by then, and rules that know no more than it find none of this.
+    kept_only: of those states only that every such run keeps, however fast it is.
     """
     shows = min((0 if f.step is None or f.family in ("INIT", "DATA") else f.step) for f in findings)
     codes, checkpoints = {finding.code for finding in findings}, Checkpoints(folder.checkpoints)
@@ -150,7 +147,8 @@ def choose_fork(folder: RunFolder, findings: Sequence[Finding]) -> Fork:
             checkpoint = read_checkpoint(checkpoints.path(step))
         except DamagedError:
             continue
-        if not checkpoint.data.get("good") or checkpoint.data.get("batch") != 0:
+        data = checkpoint.data
+        if not data.get("good") or data.get("batch") != 0 or (kept_only and not data.get("keep")):
             continue
         records = tuple(record for record in every if record.step <= step)
         if step == 0 or (_has_learned(records) and not codes & _codes_of(folder, records)):

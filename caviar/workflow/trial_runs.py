@@ -23,8 +23,8 @@ from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
 from caviar.train.loop import Job, StopRequest, isolated_randomness
 from caviar.train.loop import train as run_loop
-from caviar.train.state import Best, State, load_weights, unpack
-from caviar.workflow.execute import build_job
+from caviar.train.state import Best, State, load_weights, set_generator_states, unpack
+from caviar.workflow.job import build_job
 from caviar.workflow.observers import Recorder, RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.watching import watch
@@ -140,10 +140,11 @@ class Halt:
         """Nothing is saved."""
 
 
-def fork_state(checkpoint: Checkpoint, job: Job) -> State:
+def fork_state(checkpoint: Checkpoint, job: Job, *, keep_best: bool = False) -> State:
     """Put a checkpoint of the end of an epoch into a job whose settings may differ from those it was saved under.
 
-    What the update rule remembers is kept where the rule is the same; its settings are the job's.
+    What the update rule remembers is kept where the rule is the same; its settings are the job's. keep_best: the best
+    epoch so far counts on.
     """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in job.optimizer.param_groups]
     try:
@@ -151,10 +152,14 @@ def fork_state(checkpoint: Checkpoint, job: Job) -> State:
     except InputError:  # another rule: only the weights go on
         weights = {n.removeprefix("model/"): t for n, t in checkpoint.tensors.items() if n.startswith("model/")}
         load_weights(job.model, weights, "the checkpoint")
+        draws = {n.removeprefix("generator/"): t for n, t in checkpoint.tensors.items() if n.startswith("generator/")}
+        set_generator_states(draws, job.device)
         state = State(epoch=checkpoint.data["epoch"])
     for group, own in zip(job.optimizer.param_groups, settings, strict=True):
         group.update(own)
     per_epoch = len(batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single))
     state.step, state.batch, state.waited = (state.epoch - 1) * per_epoch, 0, 0
-    state.best, state.losses = Best(), torch.zeros(0)
+    state.losses = torch.zeros(0)
+    if not keep_best:
+        state.best = Best()
     return state
