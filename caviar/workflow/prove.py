@@ -40,6 +40,10 @@ LAST_LOSSES: Final = 10
 NOT_COMPARABLE: Final = ("split", "data", "device", "training.epochs", "training.patience", "watch")
 """Sections and settings after which runs are judged on other examples, train longer, or only cost something else."""
 
+COMPANIONS: Final = {
+    "model.activation": ("model.init=auto", "model.init_gain=auto"),
+    "model.init": ("model.init_gain=auto",),
+}
 RATE: Final = "optimizer.learning_rate"
 SEARCH_RATES: Final = 16
 
@@ -178,9 +182,17 @@ def advice_for(findings: Sequence[Finding], recipe: Recipe) -> tuple[list[Advice
             elif any(name.startswith(NOT_COMPARABLE) for name in names):
                 untried.setdefault(remedy.do, "a run of equal length on the same dev examples cannot judge it")
             else:
+                settings = with_companions(settings)
                 known = found.get(settings, Advice(remedy.do, settings, ()))
                 found[settings] = known._replace(codes=tuple(dict.fromkeys((*known.codes, finding.code))))
     return list(found.values()), list(untried.items())
+
+
+def with_companions(settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Return settings with those that must be chosen anew beside them: initial weights are made for an activation."""
+    names = [assignment.split("=", 1)[0] for assignment in settings]
+    added = [each for name in names for each in COMPANIONS.get(name, ()) if each.split("=", 1)[0] not in names]
+    return (*settings, *added)
 
 
 def try_remedies(

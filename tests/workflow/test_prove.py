@@ -14,7 +14,7 @@ from caviar.core.findings import Finding, Remedy
 from caviar.core.runs import own_run
 from caviar.core.store import Store
 from caviar.workflow.proof import Tried, choose_winner, judge
-from caviar.workflow.prove import choose_fork, plans, prove, try_remedies
+from caviar.workflow.prove import choose_fork, plans, prove, try_remedies, with_companions
 from caviar.workflow.show import notes_console
 from caviar.workflow.trial_runs import Trial, begins_anew, run_trial
 
@@ -138,6 +138,15 @@ def test_the_winner_keeps_what_it_promises(proof: caviar.Proof, tmp_path: Path) 
     name, value = proof.winner.settings[0].split("=")
     run = digits(tmp_path, **{"optimizer.name": "sgd", name: float(value)})
     assert run.summary["best"]["dev_accuracy"] == proof.winner.metrics[0]
+
+
+def test_initial_weights_are_chosen_anew_for_another_activation() -> None:
+    assert with_companions(("model.activation=relu",)) == (
+        *("model.activation=relu", "model.init=auto"),
+        "model.init_gain=auto",
+    )
+    assert with_companions(("model.init=auto", "model.init_gain=2.0")) == ("model.init=auto", "model.init_gain=2.0")
+    assert with_companions(("optimizer.learning_rate=0.1",)) == ("optimizer.learning_rate=0.1",)
 
 
 def late(code: str, step: int, *remedies: Remedy) -> Finding:
