@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cifar import cifar_subset
 from contenders import Work, installed
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from works import cifar_subset, convnet_on_pictures, mlp_on_digits, mlp_on_pictures
+from works import convnet_on_pictures, mlp_on_digits, mlp_on_pictures
 
 WORKS = ("mlp-pictures", "mlp-digits", "convnet")
 ROUNDS = {"mlp-pictures": 9, "mlp-digits": 11, "convnet": 7}

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from caviar.recipe import Recipe
     from caviar.workflow.check import check
     from caviar.workflow.evaluate import evaluate
+    from caviar.workflow.find_lr import find_lr
+    from caviar.workflow.learning_rates import LearningRates
+    from caviar.workflow.proof import Proof
+    from caviar.workflow.prove import prove
     from caviar.workflow.run import Run
     from caviar.workflow.train import train
 
@@ -35,14 +39,18 @@ _HOMES = {
     "Finding": ("caviar.core.findings", "Finding"),
     "InputError": ("caviar.core.errors", "InputError"),
     "Interrupted": ("caviar.core.errors", "Interrupted"),
+    "LearningRates": ("caviar.workflow.learning_rates", "LearningRates"),
     "Population": ("caviar.population", "Population"),
     "Predictions": ("caviar.bundle", "Predictions"),
+    "Proof": ("caviar.workflow.proof", "Proof"),
     "Recipe": ("caviar.recipe", "Recipe"),
     "Run": ("caviar.workflow.run", "Run"),
     "RunError": ("caviar.core.errors", "RunError"),
     "check": ("caviar.workflow.check", "check"),
     "evaluate": ("caviar.workflow.evaluate", "evaluate"),
+    "find_lr": ("caviar.workflow.find_lr", "find_lr"),
     "load": ("caviar.bundle", "load_bundle"),
+    "prove": ("caviar.workflow.prove", "prove"),
     "train": ("caviar.workflow.train", "train"),
     "watch": ("caviar.diagnose.watch", "watch"),
 }
@@ -54,15 +62,19 @@ __all__ = [
     "Finding",
     "InputError",
     "Interrupted",
+    "LearningRates",
     "Population",
     "Predictions",
+    "Proof",
     "Recipe",
     "Run",
     "RunError",
     "__version__",
     "check",
     "evaluate",
+    "find_lr",
     "load",
+    "prove",
     "train",
     "watch",
 ]

@@ -85,7 +85,7 @@ PAGES = (
         _under("nn", "l2_penalty", "l1_penalty", "elastic_net_penalty", "add_penalty_gradients", "limit_norms",
                "regularised_weights", "Regularizer", "build_regularizer", "dropout", "Dropout", "drop_connect",
                "DropConnectLinear", "monte_carlo_predict", "MonteCarlo")
-        + _under("optim", "clip_gradients"),
+        + _under("optim", "clip_gradients", "EarlyStopping", "is_better"),
     ),
     Page(
         "optimisers",

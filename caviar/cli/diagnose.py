@@ -18,6 +18,15 @@ def diagnose(
         Literal["info", "warning", "error", "never"],
         typer.Option(help="Leave with exit code 1 when there is a finding as bad as this, or worse."),
     ] = "never",
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Try the remedies in short runs beside an untouched control; takes a while.")
+    ] = False,
+    code: Annotated[str | None, typer.Option(help="With --prove: the finding to prove, such as LR003.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="With --prove: epochs of each short run.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="With --prove: short runs of each remedy (3).")] = None,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="With --prove: let the recipe's model.name run Python code.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show consequences in full, and which rules stayed silent, and why.")
     ] = False,
@@ -25,11 +34,15 @@ def diagnose(
     quiet: QuietFlag = False,
 ) -> None:
     """Read the records of RUN and say what is wrong with its training, with evidence and remedies."""
+    from caviar.core.errors import InputError
     from caviar.workflow.diagnose import diagnose_run
 
     output = Output(as_json, quiet)
+    if not prove and (given := [n for n, v in {"--code": code, "--epochs": epochs, "--seeds": seeds}.items() if v]):
+        raise InputError(f"{' and '.join(given)} is for --prove. Add it, or leave {given[0]} out.")
     found = diagnose_run(run)
     output.say(*_lines(found, verbose=verbose))
+    proof = _prove(output, run, code, epochs, seeds, allow_code=allow_code) if prove else None
     output.give(
         "diagnose",
         run=str(run),
@@ -38,9 +51,22 @@ def diagnose(
         worst=found.diagnosis.worst(),
         findings=[_described(found, finding) for finding in found.diagnosis.findings],
         silent=[silent._asdict() for silent in found.diagnosis.silent],
+        **({} if proof is None else {"proof": proof}),
     )
     if fail_on != "never" and found.diagnosis.at_least(fail_on):
         raise typer.Exit(1)
+
+
+def _prove(
+    output: Output, run: Path, code: str | None, epochs: int | None, seeds: int | None, *, allow_code: bool
+) -> dict[str, Any]:
+    from caviar.workflow.prove import SEEDS, prove
+    from caviar.workflow.show_proof import proof_tables
+
+    seeds = SEEDS if seeds is None else seeds
+    proof = prove(run, code, epochs=epochs, seeds=seeds, allow_code=allow_code, progress=not output.quiet)
+    output.say(*proof_tables(proof))
+    return proof.to_dict()
 
 
 def _described(found: "RunDiagnosis", finding: "Finding") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from caviar.cli.check import check
 from caviar.cli.diagnose import diagnose
 from caviar.cli.evaluate import evaluate
 from caviar.cli.explain import explain
+from caviar.cli.find_lr import find_lr
 from caviar.cli.output import give_error
 from caviar.cli.predict import predict
 from caviar.cli.recipe import recipe
@@ -54,6 +55,7 @@ for command, summary in (
     (train, "Train on a table, pictures, arrays or a recipe."),
     (recipe, "Print the complete recipe that caviar would use."),
     (check, "Look for faults before the long run."),
+    (find_lr, "Find a learning rate."),
     (evaluate, "Compare a trained model with known targets."),
     (predict, "Predict new rows or pictures."),
     (diagnose, "Say what is wrong with a run's training."),

@@ -39,6 +39,9 @@ def train(
     members: Annotated[
         int | None, typer.Option(help="Models that train together, each with a seed of its own; the best is kept.")
     ] = None,
+    care: Annotated[
+        bool, typer.Option("--care", help="When findings appear, go back, try remedies, and go on with one that helps.")
+    ] = False,
     dev: DevOption = None,
     test: TestOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run; without it a readable one is made.")] = None,
@@ -59,7 +62,8 @@ def train(
 
     output = Output(as_json, quiet)
     changes = merge(
-        updates(epochs=epochs, seed=seed, device=device, members=members), *map(parse_assignment, assignments or [])
+        updates(epochs=epochs, seed=seed, device=device, members=members, care=care or None),
+        *map(parse_assignment, assignments or []),
     )
     sparse, _ = describe(source, target, dev, test)
     if resume is not None:
@@ -86,6 +90,7 @@ def _show(output: Output, run: Any) -> None:
     output.say(
         *spread,
         *report_tables(metrics),
+        *_interventions(summary.get("interventions", [])),
         *_findings(path, summary.get("findings", [])),
         f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
         "(recipe.toml, records.sqlite, checkpoints/, bundle/, train.log).",
@@ -104,8 +109,18 @@ def _show(output: Output, run: Any) -> None:
         metrics=metrics,
         **{key: summary[key] for key in ("spread", "trials") if key in summary},
         findings=summary.get("findings", []),
+        interventions=summary.get("interventions", []),
         notices=summary.get("notices", []),
     )
+
+
+def _interventions(interventions: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        f"Care, {', '.join(each['codes'])}: on from epoch {0 if each['from_scratch'] else each['from_epoch']} with "
+        f"{' '.join(f'--set {setting}' for setting in each['settings'])}"
+        for each in interventions
+    ]
+    return [*lines, ""] if lines else []
 
 
 def _findings(path: Path, findings: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ JSON_OUTPUT: Final = 1
 CACHE: Final = 1
 RUN: Final = 1
 FACTS: Final = 1
+PROOF: Final = 1
 
 
 def check_version(kind: str, found: Any, supported: int, where: object) -> None:

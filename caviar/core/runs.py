@@ -5,6 +5,7 @@ runs/NAME/recipe.toml        the resolved recipe; training it again reproduces t
           run.json           how it stands (status, epoch, metrics)
           records.sqlite     every record and event
           facts.json         what findings may ask besides the records: task, classes, layers
+          proof.json         what trying the remedies of findings came to, once that was asked for
           checkpoints/       states to resume from
           bundle/            what the run hands over, once finished
           train.log          messages
@@ -86,6 +87,10 @@ class RunFolder:
     @property
     def facts(self) -> Path:
         return self.path / "facts.json"
+
+    @property
+    def proof(self) -> Path:
+        return self.path / "proof.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -4,6 +4,7 @@ A typed table has three types only: Float64 (numeric), Boolean and String (categ
 """
 
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from caviar.core.columns import Kind
 from caviar.core.errors import InputError
 from caviar.data.table_origin import Origin, mask_rows
 
+THREADS = 2
+"""Columns looked at at a time: most of a look is one thread of Polars' at work."""
 MISSING_MARKERS = ("NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?", "-")
 MOSTLY = 0.9
 SLICE = 1 << 20
@@ -84,12 +87,15 @@ def to_first_form(frame: pl.DataFrame, as_text: Collection[str]) -> pl.DataFrame
     floats = [name for name, dtype in frame.schema.items() if dtype.is_float()]
     has_nan = frame.select(pl.col(floats).is_nan().any()).row(0) if floats else ()
     with_nan = {name for name, found in zip(floats, has_nan, strict=True) if found}
-    changes = []
-    for series in frame.get_columns():
+
+    def change(series: pl.Series) -> pl.Expr | None:
         form = first_form(series.name, series.dtype, series.name in as_text)
-        if form is not None and not _is_formed(series, form, series.name in as_text, series.name in with_nan):
-            changes.append(form)
-    return frame.with_columns(changes)
+        if form is None or _is_formed(series, form, series.name in as_text, series.name in with_nan):
+            return None
+        return form
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return frame.with_columns([form for form in pool.map(change, frame.get_columns()) if form is not None])
 
 
 def _is_formed(series: pl.Series, form: pl.Expr, as_text: bool, has_nan: bool) -> bool:
@@ -125,6 +131,10 @@ def value_counts(series: pl.Series) -> pl.DataFrame:
 
 def value_codes(series: pl.Series, values: pl.Series) -> NDArray[np.int64]:
     """Return the number of each value in `values`, -1 where it is not there, slice by slice to spare memory."""
+    if series.dtype == pl.String and values.dtype == pl.String and values.null_count() == 0:
+        kind = pl.Enum(values)
+        parts = [piece.cast(kind, strict=False).to_physical().cast(pl.Int64).fill_null(-1) for piece in slices(series)]
+        return np.concatenate([part.to_numpy() for part in parts]) if parts else np.empty(0, dtype=np.int64)
     codes = np.empty(len(series), dtype=np.int64)
     numbers, start = pl.Series(range(len(values)), dtype=pl.Int64), 0
     for piece in slices(series):

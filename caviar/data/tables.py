@@ -24,12 +24,19 @@ from caviar.data.table_origin import Origin, mask_rows
 from caviar.data.table_profile import TableProfile, describe_profile, profile_table
 from caviar.data.table_target import check_target_name, known_target, read_target, target_values
 from caviar.data.table_text import check_names
-from caviar.data.table_types import DTYPES, cast_expr, distinct, find_kind, refuse_type, to_first_form, value_codes
+from caviar.data.table_types import (
+    DTYPES,
+    THREADS,
+    cast_expr,
+    distinct,
+    find_kind,
+    refuse_type,
+    to_first_form,
+    value_codes,
+)
 
 __all__ = ["extra_columns", "open_table", "read_frame", "target_values", "typed_features"]
 
-THREADS = 2
-"""Columns looked at at a time: most of a look is one thread of Polars' at work."""
 KIND_OF: dict[pl.DataType, Kind] = {dtype: kind for kind, dtype in DTYPES.items()}
 
 
@@ -118,10 +125,13 @@ class _Opened:
             digest = self._file.digest()
             mapped = mapped_table(self._file, digest, plan.used, plan.as_text, typed)
             return _Table(mapped.frame, self.origin, digest, TableProfile.from_json(mapped.facts))
-        first, digest = self._first_form(plan.used, plan.as_text)
-        frame = first.with_columns(_casts(first, plan, self.origin))
-        profile = _checked(frame, plan, self.origin)
-        return _Table(frame, self.origin, digest or frame_digest(frame), profile)
+        first = self._first_form(plan.used, plan.as_text)
+        with ThreadPoolExecutor(1) as pool:  # reading has kept all cores busy; what follows mostly keeps one
+            reading = None if self._file is None else pool.submit(self._file.digest)
+            frame = first.with_columns(_casts(first, plan, self.origin))
+            profile = _checked(frame, plan, self.origin)
+            known = frame_digest(frame) if reading is None else reading.result()
+        return _Table(frame, self.origin, known, profile)
 
     def frame(self, used: list[str], as_text: Collection[str]) -> pl.DataFrame:
         """Return the table in its first form: types by what the values are, nothing demanded of them."""
@@ -137,18 +147,15 @@ class _Opened:
         if self._file is not None and self._file.large:
             digest = self._file.digest()
             return _Table(mapped_table(self._file, digest, used, as_text, plain).frame, self.origin, digest)
-        first, digest = self._first_form(used, as_text)
-        return _Table(first, self.origin, digest)
+        first = self._first_form(used, as_text)
+        return _Table(first, self.origin, "" if self._file is None else self._file.digest())
 
-    def _first_form(self, used: list[str], as_text: Collection[str]) -> tuple[pl.DataFrame, str]:
+    def _first_form(self, used: list[str], as_text: Collection[str]) -> pl.DataFrame:
         if self._file is None:
             dropped = set(self.names).difference(used)
             frame = to_polars(self._frame, self.origin.name, dropped).select(used)
-            return to_first_form(frame, as_text), ""
-        with ThreadPoolExecutor(1) as pool:
-            digest = pool.submit(self._file.digest)
-            frame = self._file.read(used, as_text)
-        return to_first_form(frame, as_text), digest.result()
+            return to_first_form(frame, as_text)
+        return to_first_form(self._file.read(used, as_text), as_text)
 
 
 @contextmanager

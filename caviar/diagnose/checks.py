@@ -13,6 +13,7 @@ from caviar.core.seeds import derive_seed
 from caviar.diagnose.checks_data import (
     check_balance,
     check_finite,
+    check_outliers,
     check_overflow,
     check_scale,
     check_target,
@@ -22,7 +23,6 @@ from caviar.diagnose.checks_gradients import (
     check_arrival,
     check_exploding,
     check_frozen,
-    check_held,
     check_numeric,
     check_vanishing,
 )
@@ -32,12 +32,14 @@ from caviar.diagnose.checks_loss import (
     check_drowned,
     check_extra,
     check_missing,
+    check_number,
     check_penalty,
     check_rows,
     check_start,
 )
-from caviar.diagnose.checks_modes import check_agreement, check_evaluation, check_leak, check_momentum
+from caviar.diagnose.checks_modes import check_agreement, check_averages, check_evaluation, check_leak
 from caviar.diagnose.checks_norms import check_bias, check_dropout, check_single
+from caviar.diagnose.checks_optimizer import check_decay, check_held, check_momentum
 from caviar.diagnose.checks_rate import check_high, check_low
 from caviar.diagnose.checks_setup import CheckResult, Outcome, Setup, skipped
 from caviar.diagnose.checks_splits import check_class_shares, check_column_leak, check_repeats, check_shift
@@ -58,6 +60,7 @@ FINITE: Final = "NUM002"
 CHECKS: Final = (
     Check(FINITE, "inputs and targets are finite", check_finite),
     Check("DATA002", "inputs are centred and scaled", check_scale),
+    Check("DATA011", "no example is far from all others", check_outliers),
     Check("DATA010", "pixels have not wrapped around", check_overflow),
     Check("DATA012", "targets are scaled", check_target),
     Check("DATA101", "targets differ, classes have examples", check_variety),
@@ -66,6 +69,7 @@ CHECKS: Final = (
     Check("DATA104", "no input column is the target", check_column_leak),
     Check("DATA004", "dev's inputs are like train's", check_shift),
     Check("DATA005", "dev's class shares are train's", check_class_shares),
+    Check("NUM001", "the first loss is a number", check_number),
     Check("INIT001", "the first loss is as expected", check_start),
     Check("NUM003", "no last activation too many", check_extra),
     Check("NUM004", "no softmax over the batch", check_across),
@@ -86,14 +90,16 @@ CHECKS: Final = (
     Check("NORM101", "no example sees another", check_leak),
     Check("NORM102", "evaluation is free of chance", check_evaluation),
     Check("NORM004", "training and evaluation agree", check_agreement),
-    Check("NORM002", "running averages gather", check_momentum),
-    Check("NORM003", "no batch of one with batch norm", check_single),
+    Check("NORM002", "running averages gather", check_averages),
+    Check("NORM003", "batches are large enough for batch norm", check_single),
     Check("NORM103", "no bias in front of batch norm", check_bias),
     Check("NORM104", "no dropout in front of batch norm", check_dropout),
     Check("FIT101", "a tiny sample is learned by heart", check_tiny),
     Check("DATA001", "real inputs beat zeroed ones", check_inputs),
     Check("DATA105", "shuffled labels do not beat chance", check_labels),
     Check("DATA014", "augmentation keeps the answer", check_augment),
+    Check("REG001", "weight decay leaves the weights alive", check_decay),
+    Check("LR010", "momentum forgets in time", check_momentum),
     Check("LR001", "the learning rate is not far too low", check_low),
     Check("LR002", "the learning rate is not far too high", check_high),
 )

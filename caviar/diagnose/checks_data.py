@@ -15,6 +15,9 @@ SMALL: Final = 0.02
 """Root mean square of all inputs together below which they are shrunk (pixels divided by 255 twice: 0.002)."""
 OFF_CENTRE: Final = 5.0
 """Mean over standard deviation of an input column from which it is not centred."""
+FAR: Final = 30.0
+"""Root mean square of an example, over that of the typical one, from which it is far from all others."""
+FEW: Final = 32
 TARGET_RMS: Final = (0.03, 30.0)
 """Root mean squares of a regression's targets outside of which they are not scaled."""
 MAJORITY: Final = 0.95
@@ -138,6 +141,28 @@ def _columns(values: Tensor) -> Tensor:
     if values.dim() >= 4:
         return values.movedim(1, -1).flatten(0, -2)[:100_000]
     return values.flatten(0, -2)[:100_000]
+
+
+def check_outliers(subject: Subject) -> Outcome:
+    """Look for a few examples that are far from all others."""
+    inputs = subject.setup.train.inputs
+    if not inputs.is_floating_point() or len(inputs) < FEW:
+        return skipped(f"the inputs are no floating-point numbers, or fewer than {FEW} examples.")
+    sizes = inputs.double().flatten(1).square().mean(1).sqrt()
+    usual, largest = float(sizes.median()), float(sizes.max())
+    far = int((sizes > FAR * usual).sum())
+    numbers = {"usual": usual, "largest": largest, "row": int(sizes.argmax()), "far": far}
+    if usual > 0 and far:
+        return failed(
+            f"{far} of {len(inputs)} examples are over {FAR:g} times as large as the typical one (the largest "
+            f"{largest / usual:.3g} times).",
+            "Look at those examples: wrong units, a missing value written as a number, a broken file? Mend, clip or "
+            "drop them, or scale by quartiles.",
+            **numbers,
+        )
+    return passed(
+        f"the largest example is {largest / max(usual, 1e-30):.2g} times as large as the typical one.", **numbers
+    )
 
 
 def check_overflow(subject: Subject) -> Outcome:

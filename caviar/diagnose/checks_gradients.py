@@ -10,12 +10,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
 from caviar.diagnose.checks_subject import Subject
-from caviar.nn.gradient_check import check_gradients
+from caviar.nn.gradient_check import ParameterCheck, check_gradients
 from caviar.nn.probe import first_tensor
 
 EXAMPLES: Final = 4
 EVALUATIONS: Final = 400
 """Forward passes that the gradient check may take, about."""
+SMALLEST: Final = 1e-4
+"""Gradients smaller than this share of the largest are not judged: kinks and rounding are of their size."""
 NAMES: Final = 5
 """A sentence lists at most so many layers."""
 STEEP: Final = 1e4
@@ -42,7 +44,7 @@ def check_numeric(subject: Subject) -> Outcome:
     loss = copy.deepcopy(setup.loss).double() if isinstance(setup.loss, nn.Module) else setup.loss
     pair, training = (batch.inputs, batch.targets), len(batch) > 1
     report = check_gradients(setup.fresh(), pair, loss, samples=samples, seed=setup.seed, training=training)
-    worst = report.worst
+    worst, largest = report.worst, max(map(_size, report.parameters))
     numbers = {
         "worst_parameter": worst.name,
         "relative_error": worst.relative_error,
@@ -51,16 +53,20 @@ def check_numeric(subject: Subject) -> Outcome:
         "entries": sum(each.num_checked for each in report.parameters),
         "kinks": sum(each.num_kinks for each in report.parameters),
     }
-    if worst.verdict == "wrong":
-        wrong = [each.name for each in report.parameters if each.verdict == "wrong"]
+    wrong = [each.name for each in report.parameters if each.verdict == "wrong" and _size(each) > SMALLEST * largest]
+    if wrong:
         return failed(
-            f"the gradient of {_some(wrong)} is wrong: {worst.worst.analytic:.4g} from backward, "
+            f"the gradient of {some(wrong)} is wrong: {worst.worst.analytic:.4g} from backward, "
             f"{worst.worst.numeric:.4g} by centred differences.",
             "Look for a backward of your own that does not belong to its forward, and for detach, .data, item or "
             "in-place changes on the way from there to the loss.",
             **numbers,
         )
     return passed(f"{numbers['entries']} entries agree; largest relative error {worst.relative_error:.1e}.", **numbers)
+
+
+def _size(parameter: ParameterCheck) -> float:
+    return max(abs(parameter.worst.analytic), abs(parameter.worst.numeric))
 
 
 def _not_double(subject: Subject) -> str:
@@ -101,7 +107,7 @@ def check_arrival(subject: Subject) -> Outcome:
     numbers = {"parameters": len(gradients), "without": without}
     if without:
         return failed(
-            f"no gradient arrives at {_some(without)}: unused, or cut off by detach, no_grad, .data or item.",
+            f"no gradient arrives at {some(without)}: unused, or cut off by detach, no_grad, .data or item.",
             "Use the layer, take the cut out, or remove the parameter (set requires_grad to False if it is meant).",
             **numbers,
         )
@@ -117,11 +123,11 @@ def check_frozen(subject: Subject) -> Outcome:
     numbers = {"frozen": [name for name, _ in frozen], "fresh": fresh}
     if fresh:
         return failed(
-            f"frozen, though its weights look freshly drawn: {_some(fresh)}.",
+            f"frozen, though its weights look freshly drawn: {some(fresh)}.",
             "Set requires_grad to True, or load trained weights before freezing.",
             **numbers,
         )
-    return passed(f"{len(frozen)} frozen parameters hold learned weights: {_some(numbers['frozen'])}.", **numbers)
+    return passed(f"{len(frozen)} frozen parameters hold learned weights: {some(numbers['frozen'])}.", **numbers)
 
 
 def _is_fresh(weight: Tensor) -> bool:
@@ -149,24 +155,6 @@ def _fits(shares: Tensor) -> bool:
     """Whether sorted numbers are uniform from 0 to 1, by the test of Kolmogorov and Smirnov at about 0.1%."""
     ranks = torch.arange(1, len(shares) + 1, dtype=torch.float64, device=shares.device) / len(shares)
     return float((ranks - shares).abs().max()) * math.sqrt(len(shares)) < FITS
-
-
-def check_held(subject: Subject) -> Outcome:
-    """Look whether the optimiser holds the model's parameters, all of them and no others."""
-    held = subject.setup.held
-    if held is None:
-        return skipped("no optimizer was given.")
-    numbers = {"absent": list(held.absent), "foreign": held.foreign}
-    if held.absent or held.foreign:
-        words = [f"lacks {_some(held.absent)}"] if held.absent else []
-        words += [f"holds {held.foreign} tensors that are not the model's"] if held.foreign else []
-        return failed(
-            f"the optimizer {' and '.join(words)}.",
-            "Build the optimizer after the model has its last layers, device and type: "
-            "torch.optim.AdamW(model.parameters(), ...).",
-            **numbers,
-        )
-    return passed("the optimizer holds every trainable parameter of the model, and no others.", **numbers)
 
 
 class Depth(NamedTuple):
@@ -238,7 +226,7 @@ def check_exploding(subject: Subject) -> Outcome:
     return passed(f"{depth}.", **depth._asdict())
 
 
-def _some(names: Any) -> str:
+def some(names: Any) -> str:
     """Return names as a short list."""
     listed = list(names)
     rest = f" and {len(listed) - NAMES} more" if len(listed) > NAMES else ""

@@ -1,14 +1,13 @@
 """Checks that train for a moment: a tiny sample by heart, zeroed inputs, shuffled labels, augmented examples."""
 
 import dataclasses
-import time
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from caviar.core.seeds import generator_for
-from caviar.diagnose.checks_brief import adam, chunks, learn, losses_on
+from caviar.diagnose.checks_brief import Clock, adam, chunks, learn, losses_on
 from caviar.diagnose.checks_loss import check_missing
 from caviar.diagnose.checks_outputs import accuracy, constant_loss, value
 from caviar.diagnose.checks_setup import Batch, Outcome, failed, passed, skipped
@@ -61,7 +60,7 @@ def check_inputs(subject: Subject) -> Outcome:
         return skipped(f"there are fewer than {FEW} examples for dev, or the outputs are no single tensor.")
     nothing = _constant_losses(subject, train, dev)
     usual = float(nothing.mean())
-    deadline = time.monotonic() + subject.setup.seconds
+    clock = Clock(subject.setup.seconds)
     best, best_error, steps = usual, 0.0, 0
     out_of_time = False
     for slower in SLOWER:
@@ -84,7 +83,7 @@ def check_inputs(subject: Subject) -> Outcome:
             adam(model, slower * subject.tiny.rate),
             steps=LOOKS[-1],
             batch_size=min(BATCH, len(train)),
-            deadline=deadline,
+            clock=clock,
             look=look,
         )
         out_of_time = brief.out_of_time
@@ -95,6 +94,12 @@ def check_inputs(subject: Subject) -> Outcome:
         return passed(f"dev loss {best:.3g} after {steps} steps; zeroed inputs could reach {usual:.3g}.", **numbers)
     if out_of_time:
         return skipped("there was no time to learn anything.", **numbers)
+    if usual - best > max(CLEAR_GAIN * abs(usual), best_error):
+        return skipped(
+            f"dev loss {best:.3g} after {steps} steps is below the {usual:.3g} of zeroed inputs, but {len(dev)} "
+            "examples are too few to be sure.",
+            **numbers,
+        )
     return failed(
         f"real inputs do no better than zeroed ones on dev: loss {best:.3g} against {usual:.3g}.",
         "Look whether inputs and targets still belong together row by row (shuffled or sorted apart?), whether dev is "
@@ -124,7 +129,7 @@ def check_labels(subject: Subject) -> Outcome:
         return skipped("the outputs are not what the loss takes, so that chance cannot be told.")
     nothing = _constant_losses(subject, dev, dev)  # of dev's own class shares
     usual = float(nothing.mean())
-    deadline = time.monotonic() + subject.setup.seconds
+    clock = Clock(subject.setup.seconds)
     gains, rights = [], list[float]()
     for shuffle in range(SHUFFLES):
         generator = generator_for(subject.setup.seed, "shuffled labels", shuffle)
@@ -134,7 +139,7 @@ def check_labels(subject: Subject) -> Outcome:
         mixed = Batch(train.inputs, train.targets[order])
         rate = adam(model, subject.tiny.rate)
         size = min(BATCH, len(train))
-        brief = learn(model, setup, mixed, rate, steps=SHUFFLED_STEPS, batch_size=size, deadline=deadline)
+        brief = learn(model, setup, mixed, rate, steps=SHUFFLED_STEPS, batch_size=size, clock=clock)
         if brief.out_of_time:
             break
         gains.append(nothing - losses_on(model, subject.setup, dev))
@@ -183,9 +188,9 @@ def check_augment(subject: Subject) -> Outcome:
     if subject.outputs is None:
         return skipped("the outputs are no single tensor.")
     model = setup.fresh(training=True)
-    deadline = time.monotonic() + setup.seconds
+    clock = Clock(setup.seconds)
     optimizer = adam(model, subject.tiny.rate)
-    learn(model, setup, train, optimizer, steps=LOOKS[-1], batch_size=min(BATCH, len(train)), deadline=deadline)
+    learn(model, setup, train, optimizer, steps=LOOKS[-1], batch_size=min(BATCH, len(train)), clock=clock)
     usual = float(_constant_losses(subject, train, train).mean())
     plain, augmented = (float(losses_on(model, setup, part).mean()) for part in (setup.train, setup.augmented))
     learned = usual - plain

@@ -50,15 +50,21 @@ EXPECTED: Final[dict[Kind, str]] = {
 }
 
 
-def check_start(subject: Subject) -> Outcome:
-    """Compare the fresh model's loss with that of knowing nothing."""
+def check_number(subject: Subject) -> Outcome:
+    """Look whether the fresh model's loss is a number."""
     if not math.isfinite(subject.start):
         return failed(
             f"the loss is {subject.start} before the first step.",
-            "Look for NaN in the data, a logarithm or division of 0 in the model or loss, and weights that are too "
-            "large.",
+            "Look for a logarithm or division of 0 in the model or loss, and for weights that are too large.",
             initial=subject.start,
         )
+    return passed(f"it is {subject.start:.3g}.", initial=subject.start)
+
+
+def check_start(subject: Subject) -> Outcome:
+    """Compare the fresh model's loss with that of knowing nothing."""
+    if not math.isfinite(subject.start):
+        return skipped("the loss is not a number.", initial=subject.start)
     if subject.outputs is None or subject.kind == "unknown":
         return skipped("what this loss should come to is not known.", initial=subject.start)
     expected = subject.constant if subject.kind == "numbers" else subject.neutral

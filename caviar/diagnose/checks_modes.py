@@ -20,6 +20,8 @@ GATHERING: Final = 50
 AGREE: Final = 0.15
 """How far training and evaluation mode of one layer may stay apart, relative to the size of its outputs."""
 AFFINE_DROPOUTS: Final = (nn.AlphaDropout, nn.FeatureAlphaDropout)
+HARDLY: Final = 0.002
+"""Momentum of a running average below which it takes a thousand steps and more to arrive."""
 LAST_BATCH: Final = 0.5
 """Momentum of a running average from which it follows the last batches only."""
 
@@ -107,16 +109,18 @@ def check_agreement(subject: Subject) -> Outcome:
     return passed(f"{len(apart)} layers differ between the modes, and agree on average.", apart=apart)
 
 
-def check_momentum(subject: Subject) -> Outcome:
+def check_averages(subject: Subject) -> Outcome:
     """Look whether the running averages of batch norms gather more than the last batches."""
     norms = {name: each for name, each in subject.setup.model.named_modules() if isinstance(each, _BatchNorm)}
     momenta = {name: each.momentum for name, each in norms.items() if each.track_running_stats}
     if not momenta:
         return skipped("the model has no batch norm with running averages.")
-    wrong = [name for name, momentum in momenta.items() if momentum is not None and not 0 < momentum <= LAST_BATCH]
+    wrong = [
+        name for name, momentum in momenta.items() if momentum is not None and not HARDLY <= momentum <= LAST_BATCH
+    ]
     if wrong:
         return failed(
-            f"the running averages of {wrong[0]} never move, or follow the last batches only (momentum "
+            f"the running averages of {wrong[0]} hardly move, or follow the last batches only (momentum "
             f"{momenta[wrong[0]]:g}).",
             "Set momentum to 0.1: in PyTorch it is the share of the new batch, elsewhere often that of the old ones.",
             momentum=momenta,

@@ -9,6 +9,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
 from caviar.diagnose.checks_subject import Subject
+from caviar.diagnose.pages import limits_of
 from caviar.nn.dropout import Dropout
 from caviar.nn.graph import Layout, is_affine, layout_of
 from caviar.nn.layout import has_batch_norm
@@ -77,7 +78,7 @@ def _laid_out(subject: Subject) -> tuple[nn.Module, Layout | None]:
 
 
 def check_single(subject: Subject) -> Outcome:
-    """Look whether batch norm will meet a batch of one example."""
+    """Look whether batch norm will meet batches of very few examples, or of one."""
     setup = subject.setup
     if not has_batch_norm(setup.model):
         return skipped("the model has no batch norm.")
@@ -89,6 +90,12 @@ def check_single(subject: Subject) -> Outcome:
         return failed(
             f"{which} one example, whose mean and variance say nothing.",
             "Choose another batch size, drop the last batch (drop_last=True), or use layer or group norm.",
+            **numbers,
+        )
+    if setup.batch_size < limits_of("NORM003")["examples"]:
+        return failed(
+            f"mean and variance of {setup.batch_size} examples are mostly noise.",
+            "Use larger batches, or layer or group norm.",
             **numbers,
         )
     return passed(f"batches of {setup.batch_size}; none has one example.", **numbers)

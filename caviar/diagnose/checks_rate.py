@@ -1,10 +1,9 @@
 """Is the learning rate of the right order of magnitude? A few steps at rates ten times apart, around the given one."""
 
 import math
-import time
 from typing import Any, Final, NamedTuple
 
-from caviar.diagnose.checks_brief import learn
+from caviar.diagnose.checks_brief import Clock, learn
 from caviar.diagnose.checks_outputs import constant_loss, floor_loss
 from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
 from caviar.diagnose.checks_subject import Subject
@@ -65,10 +64,10 @@ def try_rates(subject: Subject) -> Rates | str:
     like = subject.outputs[:1].expand(len(setup.train), *subject.outputs.shape[1:])
     constant, _ = constant_loss(setup.loss, subject.kind, like, setup.train.targets)
     way = constant - floor_loss(setup.loss, subject.kind, like, setup.train.targets)
-    deadline = time.monotonic() + setup.seconds
+    clock = Clock(setup.seconds)
     losses: dict[float, float] = {}
     for factor in FACTORS:
-        found = _try(subject, factor, deadline)
+        found = _try(subject, factor, clock)
         if found is None:
             break
         losses[factor] = found
@@ -124,7 +123,7 @@ def _unmoved(learned: dict[float, float]) -> bool:
     return max(shares) < WORTH and max(shares) - min(shares) < UNMOVED
 
 
-def _try(subject: Subject, factor: float, deadline: float) -> float | None:
+def _try(subject: Subject, factor: float, clock: Clock) -> float | None:
     """Return the mean loss of the last of a few steps at so many times the rate; None when the time was up."""
     setup = subject.setup
     assert setup.optimizer is not None
@@ -133,7 +132,7 @@ def _try(subject: Subject, factor: float, deadline: float) -> float | None:
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * factor
     size = min(setup.batch_size or BATCH, max(2, len(setup.train) // 2))
-    brief = learn(model, setup, setup.train, optimizer, steps=STEPS, batch_size=size, deadline=deadline)
+    brief = learn(model, setup, setup.train, optimizer, steps=STEPS, batch_size=size, clock=clock)
     if brief.out_of_time:
         return None
     last = brief.losses[-LAST:]

@@ -1,14 +1,13 @@
 """Learning a tiny sample by heart: whoever cannot do that has a fault somewhere between inputs and loss."""
 
 import math
-import time
 from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from caviar.core.seeds import generator_for
-from caviar.diagnose.checks_brief import adam, learn
+from caviar.diagnose.checks_brief import Clock, adam, learn
 from caviar.diagnose.checks_outputs import Kind, accuracy, constant_loss, floor_loss
 from caviar.diagnose.checks_setup import Batch, Setup
 
@@ -62,10 +61,10 @@ def fit_tiny(setup: Setup, kind: Kind, outputs: Tensor) -> Tiny:
     like = outputs[:1].expand(len(batch), *outputs.shape[1:])
     constant, _ = constant_loss(setup.loss, kind, like, batch.targets)
     floor = floor_loss(setup.loss, kind, like, batch.targets)
-    deadline = time.monotonic() + setup.seconds
+    clock = Clock(setup.seconds)
     best: Tiny | None = None
     for rate in RATES:
-        found = _fit(setup, kind, batch, rate, (floor, constant), deadline)
+        found = _fit(setup, kind, batch, rate, (floor, constant), clock)
         if best is None or found.share > best.share:
             best = found._replace(out_of_time=found.out_of_time)
         if best.by_heart or found.out_of_time:
@@ -74,7 +73,7 @@ def fit_tiny(setup: Setup, kind: Kind, outputs: Tensor) -> Tiny:
     return best
 
 
-def _fit(setup: Setup, kind: Kind, batch: Batch, rate: float, ends: tuple[float, float], deadline: float) -> Tiny:
+def _fit(setup: Setup, kind: Kind, batch: Batch, rate: float, ends: tuple[float, float], clock: Clock) -> Tiny:
     model = setup.fresh(training=True, dropout=False)
     best = Tiny(len(batch), rate, 0, math.inf, *ends, None, batch.targets.numel() > len(batch), False)
 
@@ -90,9 +89,7 @@ def _fit(setup: Setup, kind: Kind, batch: Batch, rate: float, ends: tuple[float,
             best = best._replace(steps=step, loss=loss, accuracy=right)
         return best.by_heart
 
-    brief = learn(
-        model, setup, batch, adam(model, rate), steps=STEPS, batch_size=len(batch), deadline=deadline, look=look
-    )
+    brief = learn(model, setup, batch, adam(model, rate), steps=STEPS, batch_size=len(batch), clock=clock, look=look)
     return best._replace(out_of_time=brief.out_of_time)
 
 

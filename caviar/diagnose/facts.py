@@ -76,7 +76,9 @@ class Facts:
                 known[field.name] = tuple(LayerFacts(*entry) for entry in value)
             elif isinstance(value, list):
                 known[field.name] = tuple(value)
-            elif isinstance(value, hints[field.name] if isinstance(hints[field.name], type) else object):
+            elif value is not None and isinstance(
+                value, hints[field.name] if isinstance(hints[field.name], type) else object
+            ):
                 known[field.name] = value
         return cls(**known)
 

@@ -136,6 +136,11 @@ class Watch:
         self._flush()
         return tuple(self._records)
 
+    @property
+    def facts(self) -> Facts:
+        """What is known of the run besides its records."""
+        return self._live.story.facts
+
     def step(self, loss: Number, batch: Batch | None = None) -> None:
         """Tell of a finished training step: after optimizer.step().
 
@@ -157,7 +162,7 @@ class Watch:
             self._bad = True
             hooks.look_at_inputs(moment, batch)
         if watcher.looking:
-            hooks.finish_look(moment, batch)
+            hooks.finish_look(moment, batch, loss)
         watcher.on_step(moment, loss if isinstance(loss, Tensor) else _NOTHING)
         if watcher.looking:
             hooks.begin_look()

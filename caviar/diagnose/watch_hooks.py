@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from caviar.core.observer import Moment
@@ -16,6 +17,30 @@ from caviar.nn.probe import first_tensor
 
 COMPARED_ROWS = 1024
 """Training examples, the first ones, that inputs of evaluations are compared with."""
+
+
+BROADCAST_ROWS = 1024
+"""Batches of more examples are not compared pair by pair."""
+CLOSE = 1e-4
+
+
+def is_broadcast(outputs: Tensor, targets: Tensor, loss: float) -> bool:
+    """Whether a loss is that of every output against every target, and not that of each against its own.
+
+    Shapes alone do not tell: a loss may well bring (batch, 1) and (batch,) to one shape. Squared, absolute and Huber's
+    errors are tried; of another loss nothing is said.
+    """
+    if len(outputs) > BROADCAST_ROWS:
+        return False
+    z, t = outputs.detach().double(), targets.detach().double()
+    zeros = torch.zeros(())
+    for error in (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss):
+        own, all_pairs = (error(each, zeros.to(each).expand_as(each)).item() for each in (z - t, z[:, None] - t))
+        if abs(loss - own) <= CLOSE * max(abs(own), CLOSE):
+            return False
+        if abs(loss - all_pairs) <= CLOSE * max(abs(all_pairs), CLOSE):
+            return True
+    return False
 
 
 class Hooks:
@@ -84,26 +109,27 @@ class Hooks:
             norm = torch.linalg.vector_norm
             self._left = torch.zeros(()) if old is None else (norm(old) / norm(gradient).clamp_min(1e-30)).float()
 
-    def finish_look(self, moment: Moment, batch: Any) -> None:
+    def finish_look(self, moment: Moment, batch: Any, loss: float | Tensor) -> None:
         """Hand over what a look has seen besides the watcher's own."""
         pending = self._watcher.pending
         pending.add_numbers(moment, {Key("optimizer_stepped"): float(self._stepped)})
         if self._left is not None and self._stepped_before:
             pending.add(moment, self._left, lambda read: [(Key("leftover_gradient"), read[0])])
         if batch is not None and isinstance(batch, tuple | list) and len(batch) == 2:
-            self._see_targets(moment, first_tensor(batch[1]))
+            self._see_targets(moment, first_tensor(batch[1]), loss)
         self._drop_leftover()
 
     @torch.no_grad()
-    def _see_targets(self, moment: Moment, targets: Tensor | None) -> None:
+    def _see_targets(self, moment: Moment, targets: Tensor | None, loss: float | Tensor) -> None:
         outputs = self._watcher.outputs
         if targets is None or outputs is None or not targets.dim():
             return
         if targets.is_floating_point():
             same_rows = outputs.dim() == 2 and outputs.shape[1] == 1 and len(outputs) == len(targets)
             if targets.shape != (len(targets), outputs.shape[-1]):
-                fits = not (same_rows and targets.dim() == 1 and len(targets) > 1)
-                self._watcher.pending.add_numbers(moment, {Key("target_broadcast"): float(not fits)})
+                apart = same_rows and targets.dim() == 1 and len(targets) > 1
+                found = apart and is_broadcast(outputs[:, 0], targets, float(loss))
+                self._watcher.pending.add_numbers(moment, {Key("target_broadcast"): float(found)})
             self._task = self._task or ("regression" if outputs.shape[-1] == 1 or outputs.dim() == 1 else "")
         elif outputs.dim() == 2 and targets.dim() == 1 and outputs.shape[1] > 1:
             self._task = "classification"

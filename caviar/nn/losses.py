@@ -136,7 +136,8 @@ def mean_squared_error(
     outputs (batch,) or (batch, 1), members (members, batch, 1); targets (batch,) or (members, batch).
     """
     outputs = _at_least_float32(outputs)
-    if example_weights is None and outputs.numel() == targets.numel() > 0 and targets.dim() == 1:
+    plain = outputs.dim() < 3 and targets.dim() == 1 and outputs.numel() == targets.numel() > 0
+    if example_weights is None and plain:
         return functional.mse_loss(outputs.reshape(targets.shape), targets, reduction=reduction)
     return _reduced(_errors(outputs, targets).square(), example_weights, None, reduction)
 

@@ -5,6 +5,7 @@ from caviar.optim.averaging import Averaging, build_averaging, check_average
 from caviar.optim.build import build_optimizer, parameter_groups, set_learning_rate, set_momentum
 from caviar.optim.build_schedule import build_momentum_schedule, build_schedule, check_schedule, momentum_of
 from caviar.optim.clip import clip_gradients
+from caviar.optim.early_stopping import EarlyStopping, is_better
 from caviar.optim.famous import (
     adagrad,
     adam,
@@ -31,6 +32,7 @@ from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
 __all__ = [
     "AveragedModel",
     "Averaging",
+    "EarlyStopping",
     "Newton",
     "Optimizer",
     "Plateau",
@@ -51,6 +53,7 @@ __all__ = [
     "constant",
     "cosine",
     "ewma",
+    "is_better",
     "lbfgs",
     "lion",
     "load_optimizer_tensors",

@@ -10,9 +10,12 @@ from torch import Tensor
 from caviar.core.errors import InputError
 from caviar.optim.bucket import Bucket
 from caviar.optim.checks import check_hyperparameters, members_of
+from caviar.optim.lists import Number
 from caviar.optim.rules import Rule, advance, start
 
 STEP = "step"
+
+Counts = list[tuple[Bucket, dict[str, Number]]]
 
 # What torch wraps around these methods imports torch.compile's machinery, 1,000 modules, for nothing.
 _add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -77,6 +80,25 @@ class Optimizer(torch.optim.Optimizer):
             for bucket, gradients in self._with_gradients(index):
                 advance(self._rules[index], bucket, gradients, group)
         return loss
+
+    def counts(self) -> "Counts":
+        """Return what the rules count (steps, products of numbers), as `rest` takes it; gradients must be there."""
+        for index in range(len(self.param_groups)):
+            self._with_gradients(index)
+        buckets = [bucket for buckets in self._buckets for bucket in buckets]
+        return [(bucket, {STEP: bucket.step, **bucket.numbers}) for bucket in buckets]
+
+    def rest(self, members: Tensor, before: "Counts") -> None:
+        """Put the counts of some members, given by their numbers, back to what they were before a step."""
+        for bucket, counts in before:
+            now = {STEP: bucket.step, **bucket.numbers}
+            for name, count in counts.items():
+                mixed = torch.as_tensor(now[name], dtype=torch.float64).expand(self.members or 1).clone()
+                mixed[members] = torch.as_tensor(count, dtype=torch.float64).expand(len(mixed))[members]
+                if name == STEP:
+                    bucket.step = mixed
+                else:
+                    bucket.numbers[name] = mixed
 
     def _with_gradients(self, index: int) -> list[tuple[Bucket, list[Tensor]]]:
         """Return the buckets of a group whose parameters have gradients, and these."""

@@ -43,7 +43,7 @@ def plot_schedules(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="13" fill="{INK}">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        _text(WIDTH / 2, 22, title, "middle", size=15),
+        svg_text(WIDTH / 2, 22, title, "middle", size=15),
         *_value_axis(axes),
         *_time_axis(axes, steps_per_epoch),
     ]
@@ -69,7 +69,7 @@ def _value_axis(axes: _Axes) -> list[str]:
     for value in _ticks(axes.top):
         y = axes.y(value)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{GRID}"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{value:.6g}", "end"))
+        parts.append(svg_text(LEFT - 8, y + 4, f"{value:.6g}", "end"))
     return parts
 
 
@@ -79,9 +79,9 @@ def _time_axis(axes: _Axes, steps_per_epoch: int) -> list[str]:
     for tick in _ticks(axes.total_steps / steps_per_epoch):
         x = axes.x(tick * steps_per_epoch)
         parts.append(f'<path d="M{x:.1f} {foot}v5" stroke="{INK}"/>')
-        parts.append(_text(x, foot + 20, f"{tick:.6g}", "middle"))
+        parts.append(svg_text(x, foot + 20, f"{tick:.6g}", "middle"))
     name = "epochs" if steps_per_epoch > 1 else "steps"
-    return [*parts, _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, name, "middle")]
+    return [*parts, svg_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, name, "middle")]
 
 
 def _ticks(top: float) -> list[float]:
@@ -104,8 +104,9 @@ def _line(axes: _Axes, points: list[tuple[int, float]], colour: str) -> str:
 def _label(number: int, name: str) -> str:
     y = TOP + 14 + 18 * number
     mark = f'<path d="M{WIDTH - RIGHT - 24} {y - 4}h24" stroke="{COLOURS[number % len(COLOURS)]}" stroke-width="2"/>'
-    return mark + _text(WIDTH - RIGHT - 30, y, name, "end")
+    return mark + svg_text(WIDTH - RIGHT - 30, y, name, "end")
 
 
-def _text(x: float, y: float, text: str, anchor: str, size: int = 13) -> str:
+def svg_text(x: float, y: float, text: str, anchor: str, size: int = 13) -> str:
+    """Return text for an SVG picture."""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(text)}</text>'

@@ -96,6 +96,11 @@ ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
 
 CASES: tuple[Case, ...] = (
     *(Case(f"linear, {kind.__name__}", _mlp(kind), (8,)) for kind in ACTIVATIONS),
+    Case(
+        "three linear layers",
+        lambda: nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, CLASSES)),
+        (8,),
+    ),
     Case("linear without bias", lambda: nn.Sequential(nn.Linear(8, 9, bias=False), nn.ReLU(), nn.Linear(9, 5)), (8,)),
     Case("batch norm 1d", _mlp(lambda: nn.BatchNorm1d(9), nn.ReLU), (8,)),
     Case("layer norm", _mlp(lambda: nn.LayerNorm(9), nn.ReLU), (8,)),

@@ -6,23 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from caviar.optim.lists import Number, is_zero
-from caviar.optim.settings import SGDSettings
+from caviar.core.seeds import set_generator
+from caviar.optim.lists import Number
+from caviar.optim.settings import MuonSettings
 from caviar.population.chain_find import NoChainError, find_links
 from caviar.population.chain_group import Common, Group
 from caviar.population.chain_links import Batch, Link
 from caviar.population.chain_loss import Loss, build_chain_loss
+from caviar.population.chain_onednn import has_onednn, onednn_is_faster
 from caviar.population.cohort import Cohort, Step
 
 GROUP_BYTES = 8_000_000
 """Weights and momenta of the members that a step takes together: what a core's share of the cache holds well."""
 
 
-def build_chain(cohort: Cohort, example: Tensor, *, onednn: bool = False) -> "Chain | str":
+def build_chain(cohort: Cohort, example: Tensor, *, onednn: bool | None = None) -> "Chain | str":
     """Return the executor of a cohort, or in words why its members cannot be trained so.
 
-    example: a batch of inputs of the usual size. onednn: have large products done by oneDNN, see `onednn_product`.
+    example: a batch of inputs of the usual size. onednn: have large products done by oneDNN, see `onednn_product`; None
+    for where it is faster.
     """
+    if onednn is None:
+        onednn = _like(cohort).dtype == torch.float32 and onednn_is_faster()
     reason = _unsuited(cohort) or (_without_onednn(cohort) if onednn else "")
     if reason:
         return reason
@@ -49,24 +54,16 @@ class Chain:
     draws_globally = False
 
     def __init__(self, cohort: Cohort, links: Sequence[Link], num_outputs: int, loss: Loss) -> None:
-        settings = cohort.optimizer
-        assert isinstance(settings, SGDSettings)
         self.num_members = len(cohort)
-        self._draws = cohort.draws
-        self._num_outputs, self._loss, self._batch = num_outputs, loss, Batch()
-        self._rate = _number(cohort.value("learning_rate", settings.learning_rate))
-        self._momentum = _number(cohort.value("momentum", settings.momentum))
-        self._decay = _number(cohort.value("weight_decay", settings.weight_decay))
+        self._draws, self._num_outputs, self._loss, self._batch = cohort.draws, num_outputs, loss, Batch()
         self._present: Sequence[bool] | None = None
-        like = _like(cohort)
-        moving = not is_zero(self._momentum)
         one = sum(cohort.weights[name][0].nbytes for link in links for name in _parameters(link))
-        size = max(1, GROUP_BYTES // (one * (2 if moving else 1)))
-        bounds = [(start, min(start + size, len(cohort))) for start in range(0, len(cohort), size)]
-        common = Common(links, loss, self._batch, moving, settings.rate_in_velocity)
-        self._groups = [Group(cohort.slice(start, end), start, common) for start, end in bounds]
-        self._log = _Log(like, self.num_members)
-        self._set_numbers()
+        size = max(1, GROUP_BYTES // (2 * one))
+        common = Common(links, loss, self._batch)
+        self._groups = [
+            Group(cohort.slice(start, start + size), start, common) for start in range(0, len(cohort), size)
+        ]
+        self._log = _Log(_like(cohort), self.num_members)
 
     def step(self, step: Step) -> None:
         inputs, targets, weights = step.inputs.flatten(1), step.targets, step.weights
@@ -75,31 +72,20 @@ class Chain:
         if batch.size == 1:
             inputs, targets, weights = _doubled(inputs, targets, weights, self.num_members)
         batch.inputs, batch.weights = inputs, weights
-        present = None if weights is None else weights.any(dim=1).tolist()
-        self._take_numbers(step, None if present is None or all(present) else present)
+        self._set_numbers(step, None if weights is None else weights.any(dim=1).tolist())
         batch.losses = self._log.row(self._loss.prepare(targets, batch))
         for group in self._groups:
             group.step(len(inputs))
 
-    def _take_numbers(self, step: Step, present: Sequence[bool] | None) -> None:
-        if step.learning_rate is None and step.momentum is None and present == self._present:
+    def _set_numbers(self, step: Step, weighed: Sequence[bool] | None) -> None:
+        present = None if weighed is None or all(weighed) else weighed
+        rate, momentum = _number(step.learning_rate), _number(step.momentum)
+        if rate is None and momentum is None and present == self._present:
             return
-        if step.learning_rate is not None:
-            self._rate = _number(step.learning_rate)
-        if step.momentum is not None:
-            self._momentum = _number(step.momentum)
         self._present = self._batch.present = present
-        self._set_numbers()
-
-    def _set_numbers(self) -> None:
-        """Tell the groups; for members that learn nothing from this batch, what leaves everything as it is."""
-        rate, momentum, decay = self._rate, self._momentum, self._decay
-        if self._present is not None:
-            present = torch.tensor(self._present)
-            rate, decay = (_everyone(number, present) * present for number in (rate, decay))
-            momentum = torch.where(present, _everyone(momentum, present), 1.0)
+        chosen = None if present is None else torch.tensor(present)
         for group in self._groups:
-            group.set_numbers(rate, momentum, decay)
+            group.set(rate, momentum, chosen)
 
     def losses(self) -> Tensor:
         return self._log.take()
@@ -113,17 +99,17 @@ class Chain:
         return found[:, : self._num_outputs, : len(inputs)].transpose(1, 2).contiguous()
 
     def state(self) -> dict[str, Tensor]:
-        parts = [group.views() for group in self._groups]
+        parts = [group.state() for group in self._groups]
         state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {**state, "draws": torch.stack([generator.get_state() for generator in self._draws])}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         for group in self._groups:
-            for name, view in group.views().items():
-                view.copy_(state[name][group.start : group.start + group.num_members])
+            own = slice(group.start, group.start + group.num_members)
+            group.load({name: tensor[own] for name, tensor in state.items()})
         for generator, draws in zip(self._draws, state["draws"], strict=True):
-            generator.set_state(draws.cpu().clone())  # torch crashes at a row of a larger tensor
+            set_generator(generator, draws)
 
     def close(self) -> None:
         """Let go of the memory that steps work in."""
@@ -163,22 +149,15 @@ def _unsuited(cohort: Cohort) -> str:
         return f"its weights are {like.dtype}"
     if cohort.autocast:
         return "it is to compute in bfloat16"
-    if not isinstance(settings, SGDSettings):
-        return f"the update rule {settings.name} is not laid out"
-    if settings.nesterov:
-        return "Nesterov's momentum is not laid out"
-    penalties = cohort.regularization
-    if penalties.l1 or penalties.l2 or penalties.max_norm != "none" or {"l1", "l2", "max_norm"} & set(cohort.values):
-        return "penalties on weights are not laid out"
-    if cohort.clip_norm is not None or "clip_norm" in cohort.values:
-        return "clipping of gradients is not laid out"
+    if isinstance(settings, MuonSettings):
+        return "muon tells hidden weights from others by the module"
     return ""
 
 
 def _without_onednn(cohort: Cohort) -> str:
     if _like(cohort).dtype != torch.float32:
         return "oneDNN multiplies float32 only"
-    return "" if hasattr(torch.ops.mkldnn, "_linear_pointwise") else "this build of torch has no oneDNN"
+    return "" if has_onednn() else "this build of torch has no oneDNN"
 
 
 def _like(cohort: Cohort) -> Tensor:
@@ -189,12 +168,8 @@ def _parameters(link: Link) -> list[str]:
     return [name for stored in link.stored.values() for name in stored.names(torch.empty(1, *stored.shape))]
 
 
-def _number(number: Number) -> Number:
+def _number(number: Number | None) -> Number | None:
     return float(number) if isinstance(number, Tensor) and number.dim() == 0 else number
-
-
-def _everyone(number: Number, present: Tensor) -> Tensor:
-    return number if isinstance(number, Tensor) else torch.full(present.shape, number, dtype=torch.float64)
 
 
 def _doubled(

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import fx
 
 LARGE: Final = 8e6
-"""From so many operations on, a member's product is worth a call of its own to oneDNN."""
+LARGE_FIRST: Final = 2e5
+"""From so many operations of a member on, oneDNN pays: in a call for each member, and in one for all."""
 
 CALLS: Final[dict[Any, type[nn.Module]]] = {
     torch.relu: nn.ReLU, functional.relu: nn.ReLU, "relu": nn.ReLU,
@@ -70,9 +71,10 @@ def find_links(template: nn.Module, example: Tensor, dropout: Number | None, *, 
 
 
 def _linear(affine: Affine, batch_size: int, *, first: bool, onednn: bool) -> Link:
+    operations = 2 * affine.num_inputs * affine.num_outputs * batch_size
     if first:
-        return FirstLarge(affine) if onednn else FirstLinear(affine)
-    if onednn and 2 * affine.num_inputs * affine.num_outputs * batch_size >= LARGE:
+        return FirstLarge(affine) if onednn and operations >= LARGE_FIRST else FirstLinear(affine)
+    if onednn and operations >= LARGE:
         return LargeLinear(affine)
     return StackedLinear(affine)
 

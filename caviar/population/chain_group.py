@@ -10,10 +10,12 @@ from torch import Tensor
 
 from caviar.optim.bucket import ALIGNMENT
 from caviar.optim.lists import Number
+from caviar.optim.settings import SGDSettings
 from caviar.population.chain_links import Batch, Call, Link, Room, Signal, Stored
 from caviar.population.chain_loss import Loss
+from caviar.population.chain_optimizer import Optimized
 from caviar.population.chain_products import members_stride, members_view
-from caviar.population.chain_rule import SGD, Slot
+from caviar.population.chain_rule import SGD, Rule, Slot
 from caviar.population.cohort import Cohort
 
 PLANS = 2
@@ -21,13 +23,11 @@ PLANS = 2
 
 
 class Common(NamedTuple):
-    """What all groups of a chain share. has_momentum, in_velocity: of the rule, see `SGD`."""
+    """What all groups of a chain share."""
 
     links: Sequence[Link]
     loss: Loss
     batch: Batch
-    has_momentum: bool
-    in_velocity: bool
 
 
 class Group:
@@ -35,35 +35,38 @@ class Group:
 
     def __init__(self, cohort: Cohort, start: int, common: Common) -> None:
         self.start, self.num_members = start, len(cohort)
-        self._links, self._loss, self._in_velocity = common.links, common.loss, common.in_velocity
+        self._links, self._loss = common.links, common.loss
         self._stored = {key: stored for link in common.links for key, stored in link.stored.items()}
-        self._like = next(tensor for tensor in cohort.weights.values() if tensor.is_floating_point())
-        weights = _memory(self._like, len(cohort), self._stored)
-        momenta = _memory(self._like, len(cohort), self._stored) if common.has_momentum else None
+        like = next(tensor for tensor in cohort.weights.values() if tensor.is_floating_point())
+        weights = _memory(like, len(cohort), self._stored)
+        targets = _memory(like, len(cohort), self._stored) if has_targets(cohort) else weights
         self._slots = {
-            key: _slot(stored, weights.parts[key], None if momenta is None else momenta.parts[key])
+            key: Slot(weights.parts[key], targets.parts[key], *_decayed(stored, weights.parts[key], targets.parts[key]))
             for key, stored in self._stored.items()
         }
-        parameters = self._views("weight")
-        self._buffers = {n: t.detach().clone() for n, t in cohort.weights.items() if n not in parameters}
+        self._parameters = self._named(weights.parts)
+        self._buffers = {n: t.detach().clone() for n, t in cohort.weights.items() if n not in self._parameters}
         with torch.no_grad():
-            for name, view in parameters.items():
+            for name, view in self._parameters.items():
                 view.copy_(cohort.weights[name])
-        flat_momentum = None if momenta is None else momenta.flat
-        slots = list(self._slots.values())
-        self._rule = SGD(slots, weights.flat, flat_momentum, in_velocity=common.in_velocity)
-        self._room = Room(
-            start, len(cohort), self._slots, self._buffers, cohort.draws, self._rule, common.batch, self._like
-        )
+        self._rule = self._build_rule(cohort, weights.flat, None if targets is weights else targets.flat)
+        self._room = Room(start, len(cohort), self._slots, self._buffers, cohort.draws, self._rule, common.batch, like)
         self._plans: dict[int, list[Call]] = {}
 
-    def set_numbers(self, learning_rate: Number, momentum: Number, weight_decay: Number) -> None:
-        """Use these from the next step on: numbers, or [members] of the whole cohort."""
-        numbers = [
-            number[self.start : self.start + self.num_members].to(self._like) if isinstance(number, Tensor) else number
-            for number in (learning_rate, momentum, weight_decay)
-        ]
-        self._rule.set(*numbers)
+    def _build_rule(self, cohort: Cohort, flat_weight: Tensor, flat_target: Tensor | None) -> Rule:
+        settings = cohort.optimizer
+        if not isinstance(settings, SGDSettings) or needs_gradients(cohort):
+            return Optimized(cohort, self._stored, self._slots)
+        rule = SGD(self._slots, flat_weight, flat_target, in_velocity=settings.rate_in_velocity)
+        names = ("learning_rate", "momentum", "weight_decay")
+        rule.start(*(cohort.value(name, getattr(settings, name)) for name in names))
+        return rule
+
+    def set(self, learning_rate: Number | None, momentum: Number | None, present: Tensor | None) -> None:
+        """Use these from the next step on: numbers, or [members] of the whole cohort; see `Rule.set`."""
+        own = slice(self.start, self.start + self.num_members)
+        rate, share = (number[own] if isinstance(number, Tensor) else number for number in (learning_rate, momentum))
+        self._rule.set(rate, share, None if present is None else present[own])
 
     def step(self, batch_size: int) -> None:
         """Train on the batch that all groups share."""
@@ -94,31 +97,66 @@ class Group:
             signal = link.evaluate(self._room, signal)
         return signal
 
-    def views(self) -> dict[str, Tensor]:
-        """Return views of all that is remembered, by the names that an executor's state has."""
-        found = {f"model/{name}": tensor for name, tensor in (self._views("weight") | self._buffers).items()}
-        if any(slot.momentum is not None for slot in self._slots.values()):
-            momenta = self._views("momentum")
-            kind = "velocity" if self._in_velocity else "momentum_buffer"
-            found |= {f"optimizer/{name}/{kind}": tensor for name, tensor in momenta.items()}
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is remembered, by the names that an executor's state has; not copies."""
+        found = {f"model/{name}": tensor for name, tensor in (self._parameters | self._buffers).items()}
+        for kind, tensors in self._rule.state().items():
+            found |= {f"optimizer/{name}/{kind}": tensor for name, tensor in self._named(tensors).items()}
         return found
 
-    def _views(self, kind: str) -> dict[str, Tensor]:
-        return {
-            name: view
-            for key, stored in self._stored.items()
-            for name, view in stored.names(getattr(self._slots[key], kind)).items()
-        }
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` has returned."""
+        for name, tensor in (self._parameters | self._buffers).items():
+            tensor.copy_(state[f"model/{name}"])
+        owners = {name: key for key, slot in self._slots.items() for name in self._stored[key].names(slot.weight)}
+        kinds: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in state.items():
+            if not path.startswith("optimizer/"):
+                continue
+            name, kind = path.removeprefix("optimizer/").rsplit("/", 1)
+            key = owners[name]
+            if tensor.dim() == 1:
+                kinds.setdefault(kind, {})[key] = tensor
+            else:
+                whole = kinds.setdefault(kind, {}).setdefault(key, torch.zeros_like(self._slots[key].weight))
+                self._stored[key].names(whole)[name].copy_(tensor)
+        self._rule.load(kinds)
+
+    def _named(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return views of stored tensors by the template's names; what is [members] stands under all names."""
+        named: dict[str, Tensor] = {}
+        for key, tensor in tensors.items():
+            stored = self._stored[key]
+            if tensor.dim() == 1:
+                named |= dict.fromkeys(stored.names(self._slots[key].weight), tensor)
+            else:
+                named |= stored.names(tensor)
+        return named
 
     def forget(self) -> None:
         """Give back the memory of the steps laid out; the next step lays itself out anew."""
         self._plans = {}
 
 
-def _slot(stored: Stored, weight: Tensor, momentum: Tensor | None) -> Slot:
-    if stored.decays is None:
-        return Slot(weight, momentum)
-    return Slot(weight, momentum, stored.decays(weight), None if momentum is None else stored.decays(momentum))
+def needs_gradients(cohort: Cohort) -> bool:
+    """Whether something must be done with gradients before they move the weights."""
+    settings, penalties = cohort.optimizer, cohort.regularization
+    if not isinstance(settings, SGDSettings) or settings.nesterov or cohort.clip_norm is not None:
+        return True
+    if penalties.l1 or penalties.l2 or penalties.max_norm != "none":
+        return True
+    return not {"l1", "l2", "max_norm", "clip_norm"}.isdisjoint(cohort.values)
+
+
+def has_targets(cohort: Cohort) -> bool:
+    """Whether gradients, or momenta that they are added to, have memory beside the weights."""
+    if needs_gradients(cohort) or not isinstance(cohort.optimizer, SGDSettings):
+        return True
+    return "momentum" in cohort.values or cohort.optimizer.momentum > 0
+
+
+def _decayed(stored: Stored, weight: Tensor, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if stored.decays is None else (stored.decays(weight), stored.decays(target))
 
 
 class _Memory(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from caviar.population.chain_links import Call, Laid, Room, Signal, Stored
 from caviar.population.chain_products import ALIGNMENT, is_dense, multiply
+from caviar.population.chain_rule import take_gradient, take_product, take_rows
 
 WIDE_OUTPUTS = 16
 """From so many outputs a member on, one product for all members rounds each as a product of its own would."""
@@ -61,11 +62,10 @@ class StackedLinear:
             found = {f"{name}weight": matrix[:, :outputs, :inputs]}
             return found | ({f"{name}bias": matrix[:, :outputs, inputs]} if bias else {})
 
-        def decays(tensor: Tensor) -> Tensor:
-            return self._matrix(tensor)[:, :, :inputs]
-
-        shape = (self._affine.width, self._inputs)
-        return {self._key: Stored(shape if self._few else shape[::-1], names, decays, is_matrix=True)}
+        axis, more = 2 if self._few else 1, self._inputs - inputs
+        shape = (self._affine.width, self._inputs) if self._few else (self._inputs, self._affine.width)
+        rest = (lambda tensor: tensor.narrow(axis, inputs, more)) if more else None
+        return {self._key: Stored(shape, names, lambda t: t.narrow(axis, 0, inputs), rest, is_matrix=True)}
 
     def _matrix(self, tensor: Tensor) -> Tensor:
         """Return a stored tensor as (members, outputs, inputs)."""
@@ -85,7 +85,7 @@ class StackedLinear:
         def backward() -> None:
             if before is not None:
                 multiply(transposed, outputs, before)
-            rule.product(slot, left, right)
+            take_product(rule, slot, left, right)
 
         return Laid(Signal(outputs, outputs), lambda: multiply(weight, values, outputs), backward)
 
@@ -119,7 +119,7 @@ def bias_backward(affine: Affine, room: Room, errors: Tensor) -> Call:
 
     def backward() -> None:
         torch.sum(errors, 2, keepdim=True, out=gradient)
-        rule.gradient(slot, gradient)
+        take_gradient(rule, slot, gradient)
 
     return backward
 
@@ -153,7 +153,7 @@ class FirstLinear:
                 outputs.add_(bias)
 
         def backward() -> None:
-            rule.product(slot, outputs, batch.inputs.expand(members, -1, -1))
+            take_product(rule, slot, outputs, batch.inputs.expand(members, -1, -1))
             biases_backward()
 
         return Laid(Signal(outputs, outputs), forward, backward)
@@ -171,7 +171,7 @@ class FirstLinear:
                 torch.addmm(column, weight, batch.inputs.t(), out=rows)
 
         def backward() -> None:
-            rule.rows(slot, rows, batch.inputs)
+            take_rows(rule, slot, rows, batch.inputs)
             biases_backward()
 
         return Laid(Signal(outputs, outputs), forward, backward)

@@ -44,13 +44,14 @@ class Stored(NamedTuple):
     """How a link keeps its weights.
 
     shape: of one member's. names: from a stored tensor (members, *shape) to views of it by the template's parameter
-    names, shaped as there. decays: to the view that weight decay reaches, or None. is_matrix: used in `multiply` and
-    `add_product`, so that every member's must be aligned; others lie without gaps.
+    names, shaped as there. decays, rest: to the views that weight decay reaches and does not reach, or None.
+    is_matrix: used in `multiply` and `add_product`, so that every member's must be aligned; others lie without gaps.
     """
 
     shape: tuple[int, ...]
     names: Callable[[Tensor], dict[str, Tensor]]
     decays: Callable[[Tensor], Tensor] | None = None
+    rest: Callable[[Tensor], Tensor] | None = None
     is_matrix: bool = False
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from caviar.nn.member_norms import batch_moments, members_batch_norm
 from caviar.population.chain_links import Laid, Room, Signal, Stored
+from caviar.population.chain_rule import take_gradient
 
 
 class Norm(NamedTuple):
@@ -122,5 +123,5 @@ class _Laid:
                 torch.addcmul(errors, scratch, self._shares, value=-1, out=before)
             before.mul_(scale)
         if self._slots:
-            self._room.rule.gradient(self._slots[0], self._second)
-            self._room.rule.gradient(self._slots[1], self._first)
+            take_gradient(self._room.rule, self._slots[0], self._second)
+            take_gradient(self._room.rule, self._slots[1], self._first)

@@ -1,15 +1,43 @@
 """Linear layers of a chain whose products oneDNN does; for float32."""
 
+import platform
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from caviar.population.chain_linear import Affine, bias_backward, bias_of, stored_rows
 from caviar.population.chain_links import Call, Laid, Room, Signal, Stored
+from caviar.population.chain_rule import take_gradient, take_members
 
 LANES = 16
 """Numbers of float32 in a vector register of AVX-512, which products fill along their last axis."""
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether oneDNN's products use wider vectors than torch.mm's: MKL uses AVX-512 on Intel's processors only.
+
+    A fact about processor and build, not a measurement, so that a run can be repeated on the same machine.
+    """
+    if not has_onednn() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    has_mkl: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    return has_mkl and "GenuineIntel" not in _processor()
+
+
+def has_onednn() -> bool:
+    """Whether this build of torch has the product that `onednn_product` calls."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _processor() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
 
 
 def onednn_product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -41,7 +69,7 @@ class FirstLarge:
 
         def backward() -> None:
             gradient = onednn_product(outputs.reshape(-1, batch_size), batch.inputs.t())
-            rule.gradient(slot, gradient.view_as(slot.weight))
+            take_gradient(rule, slot, gradient.view_as(slot.weight))
             biases_backward()
 
         return Laid(Signal(outputs, outputs), self._forward(room, outputs), backward)
@@ -95,7 +123,7 @@ class LargeLinear:
                 for weight, error, out in zip(weights, errors, before, strict=True):
                     transposed.copy_(error.t())
                     out.copy_(onednn_product(transposed, weight.t()).t())
-            rule.members(slot, gradients())
+            take_members(rule, slot, gradients())
             biases_backward()
 
         return Laid(Signal(outputs, outputs), lambda: self._multiply(room, inputs.value, outputs), backward)

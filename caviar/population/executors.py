@@ -142,6 +142,9 @@ def choose(
     device = steps[0].inputs.device
     timings = [_time(cohort, layout, steps) for layout in layouts or candidates(len(cohort), device)]
     measured = [timing for timing in timings if timing.seconds is not None]
+    if not measured:
+        reasons = "; ".join(dict.fromkeys(f"{timing.layout.kind}: {timing.reason}" for timing in timings))
+        raise InputError(f"these members cannot be run as asked ({reasons}). Leave the executor to be chosen (auto).")
     return min(measured, key=lambda timing: timing.seconds or 0.0).layout, timings
 
 

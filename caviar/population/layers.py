@@ -17,6 +17,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from caviar.nn import Dropout, Maxout, dropout, members_batch_norm, members_group_norm
 from caviar.population.modules import FEATURES_ONLY
+from caviar.population.products import by_member, members_linear
 
 
 class Signal(NamedTuple):
@@ -51,11 +52,15 @@ class NotLoweredError(Exception):
 
 Rule = Callable[[nn.Module, str, Signal, Context], Signal]
 
-ELEMENTWISE: Final = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-    nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink,
-    nn.Softshrink, nn.Hardshrink, nn.Threshold,
+EXACT: Final = (nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardtanh, nn.Softshrink, nn.Hardshrink, nn.Threshold)
+"""Elementwise functions that choose and multiply: the same wherever in memory an element lies."""
+ROUNDED: Final = (
+    nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardswish,
+    nn.Hardsigmoid, nn.LogSigmoid, nn.Tanhshrink,
 )  # fmt: skip
+"""Elementwise functions whose last few elements, beyond whole vectors, are computed and rounded in another way."""
+VECTOR = 64
+"""Elements after which such a function begins anew with whole vectors (twice the longest vector, of float32)."""
 PER_EXAMPLE: Final = (
     nn.Flatten, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.LPPool1d, nn.LPPool2d,
@@ -72,7 +77,7 @@ def apply_layer(module: nn.Module, name: str, signal: Signal, context: Context) 
         return rule(module, name, signal, context)
     if not signal.stacked and not list(module.parameters()) and not list(module.buffers()):
         return Signal(module(signal.tensor), False)
-    return _mapped(module, name, signal, context)
+    return _one_by_one(module, name, signal, context)
 
 
 def stacked(signal: Signal, context: Context) -> Tensor:
@@ -84,29 +89,22 @@ def _linear(module: nn.Module, name: str, signal: Signal, context: Context) -> S
     weight, bias = context.own(name, "weight"), context.own(name, "bias")
     assert weight is not None
     inputs = signal.tensor
-    if signal.stacked:
-        flat = inputs.flatten(1, -2)
-        turned = weight.transpose(1, 2)
-        outputs = torch.bmm(flat, turned) if bias is None else torch.baddbmm(bias.unsqueeze(1), flat, turned)
-        return Signal(torch.unflatten(outputs, 1, inputs.shape[1:-1]), True)
-    # One wide product for all members, as their inputs are the same.
-    wide = functional.linear(inputs.flatten(0, -2), weight.flatten(0, 1))
-    outputs = torch.unflatten(wide, 1, weight.shape[:2]).transpose(0, 1)
-    outputs = outputs if bias is None else outputs + bias.unsqueeze(1)
-    return Signal(torch.unflatten(outputs, 1, inputs.shape[:-1]), True)
+    rows = inputs.flatten(1, -2) if signal.stacked else inputs.flatten(0, -2)
+    outputs = members_linear(rows, weight, bias)
+    return Signal(torch.unflatten(outputs, 1, inputs.shape[1:-1] if signal.stacked else inputs.shape[:-1]), True)
 
 
 def _convolution(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
     assert isinstance(module, _ConvNd)
     if module.transposed or module.padding_mode != "zeros" or isinstance(module, nn.Conv3d):
-        return _mapped(module, name, signal, context)
+        return _one_by_one(module, name, signal, context)
     weight, bias = context.own(name, "weight"), context.own(name, "bias")
     assert weight is not None
     convolve: Any = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
     options = (module.stride, module.padding, module.dilation)
     if not signal.stacked and module.groups == 1:
         outputs = convolve(signal.tensor, weight.flatten(0, 1), None, *options)
-        outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1)
+        outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1).contiguous()
     elif signal.tensor.device.type == "cpu":  # on a CPU grouped convolutions lose to one after another
         inputs = stacked(signal, context)
         outputs = torch.stack(
@@ -191,8 +189,11 @@ def _prelu(module: nn.Module, name: str, signal: Signal, context: Context) -> Si
 def _dropout(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
     if isinstance(module, nn.AlphaDropout | nn.FeatureAlphaDropout):
         raise NotLoweredError(f"the alpha dropout {name!r} draws from torch's own stream")
-    inputs, own = stacked(signal, context), module.p if isinstance(module, _DropoutNd) else module.rate
-    rates = torch.full((context.num_members,), float(own)) if context.rates is None else context.rates  # type: ignore[arg-type]
+    inputs = stacked(signal, context)
+    own: Any = module.p if isinstance(module, _DropoutNd) else module.rate
+    rates = context.rates
+    if rates is None:
+        rates = torch.full((context.num_members,), float(own), dtype=torch.float64)
     if isinstance(module, Dropout) and (module.form != "inverted" or module.spatial_axes):
         options: Any = {"form": module.form, "spatial_axes": module.spatial_axes, "generator": context.draws}
         return Signal(dropout(inputs, rates.to(inputs), training=context.training, **options), True)
@@ -218,6 +219,12 @@ def _elementwise(module: nn.Module, name: str, signal: Signal, context: Context)
     return Signal(module(signal.tensor), signal.stacked)
 
 
+def _rounded(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:  # noqa: ARG001
+    if not signal.stacked or signal.tensor.device.type != "cpu" or signal.tensor[0].numel() % VECTOR == 0:
+        return Signal(module(signal.tensor), signal.stacked)
+    return Signal(by_member(module, signal.tensor), True)
+
+
 def _per_example(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:  # noqa: ARG001
     if not signal.stacked:
         return Signal(module(signal.tensor), False)
@@ -225,21 +232,27 @@ def _per_example(module: nn.Module, name: str, signal: Signal, context: Context)
     return Signal(torch.unflatten(outputs, 0, signal.tensor.shape[:2]), True)
 
 
-def _mapped(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
-    """Any other layer, by torch.vmap over its parameters: slower than a form of its own, but the same function."""
+def _one_by_one(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
+    """Any other layer, member by member."""
     if any(True for _ in module.buffers()):
         raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) has buffers and no stacked form")
     prefix = f"{name}." if name else ""
     own = {key: context.tensors[prefix + key] for key, _ in module.named_parameters()}
-
-    def call(parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        outputs: Tensor = torch.func.functional_call(module, parameters, (inputs,))
-        return outputs
-
-    axes = (dict.fromkeys(own, 0), 0 if signal.stacked else None)
     if not own and not signal.stacked:
         return Signal(module(signal.tensor), False)
-    return Signal(torch.vmap(call, in_dims=axes)(own, signal.tensor), True)
+    if own and context.training and _may_draw(module):
+        raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) may draw from torch's own stream")
+
+    def call(inputs: Tensor, *weights: Tensor) -> Tensor:
+        outputs: Tensor = torch.func.functional_call(module, dict(zip(own, weights, strict=True)), (inputs,))
+        return outputs
+
+    return Signal(by_member(call, stacked(signal, context), *own.values()), True)
+
+
+def _may_draw(module: nn.Module) -> bool:
+    rates = [getattr(part, name, 0) for part in module.modules() for name in ("dropout", "p")]
+    return any(isinstance(rate, float | int) and rate > 0 for rate in rates)
 
 
 def _over_channels(value: Tensor, like: Tensor) -> Tensor:
@@ -256,7 +269,8 @@ RULES: Final[tuple[tuple[Any, Rule], ...]] = (
     ((nn.GroupNorm, _InstanceNorm), _group_norm),
     (nn.PReLU, _prelu),
     ((_DropoutNd, Dropout), _dropout),
-    (ELEMENTWISE, _elementwise),
+    (EXACT, _elementwise),
+    (ROUNDED, _rounded),
     (PER_EXAMPLE, _per_example),
     (Maxout, _per_example),
 )
@@ -266,6 +280,6 @@ KNOWN_FORWARDS: Final = {
     nn.LayerNorm.forward, nn.RMSNorm.forward, nn.GroupNorm.forward, _InstanceNorm.forward, nn.PReLU.forward,
     nn.Dropout.forward, nn.Dropout1d.forward, nn.Dropout2d.forward, nn.Dropout3d.forward, nn.AlphaDropout.forward,
     nn.FeatureAlphaDropout.forward, Dropout.forward, Maxout.forward,
-    *(kind.forward for kind in (*ELEMENTWISE, *PER_EXAMPLE)),
+    *(kind.forward for kind in (*EXACT, *ROUNDED, *PER_EXAMPLE)),
 }  # fmt: skip
 """A module of the user's own that inherits from one of torch's may do something else in its forward."""

@@ -10,14 +10,14 @@ from torch.nn import functional
 
 from caviar.nn.graph import trace
 from caviar.population.layers import Context, NotLoweredError, Signal, apply_layer, stacked
+from caviar.population.products import by_member
 
 if TYPE_CHECKING:
     from torch import fx
 
 ELEMENTWISE: Final = frozenset({
     operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, torch.add, torch.sub, torch.mul,
-    torch.div, torch.relu, torch.tanh, torch.sigmoid, torch.exp, torch.square, torch.abs, functional.relu,
-    functional.gelu, functional.silu, functional.elu, functional.leaky_relu, functional.tanh, functional.sigmoid,
+    torch.div, torch.relu, torch.square, torch.abs, functional.relu, functional.leaky_relu,
 })  # fmt: skip
 """Functions that members in front do not change, as long as what they combine has equal shapes."""
 
@@ -126,23 +126,34 @@ def _call(function: Any, arguments: Any, options: Any) -> Any:
         return _wrapped(call(*tensors), stacked_now=False)
     if function in ELEMENTWISE and all(s.stacked and s.tensor.shape == signals[0].tensor.shape for s in signals):
         return _wrapped(call(*tensors), stacked_now=True)
-    axes = tuple(0 if signal.stacked else None for signal in signals)
-    return _mapped(call, tensors, axes)
+    return _by_member(call, tensors, [signal.stacked for signal in signals])
 
 
-def _mapped(call: Any, tensors: list[Tensor], axes: tuple[int | None, ...]) -> Any:
-    """Call for every member by torch.vmap; what comes back and is no tensor (a size, a shape) is common to all."""
-    common: list[Any] = []
+def _by_member(call: Any, tensors: list[Tensor], axes: list[bool]) -> Any:
+    """Call for every member; what comes back and is no tensor (a size, a shape) is common to all."""
+    members = next(len(tensor) for tensor, stack in zip(tensors, axes, strict=True) if stack)
+    parts = [tensor.unbind(0) if stack else [tensor] * members for tensor, stack in zip(tensors, axes, strict=True)]
+    first = call(*(part[0] for part in parts))
+    if not _has_tensor(first):
+        return first
+    if isinstance(first, Tensor):
+        stacks = [tensor for tensor, stack in zip(tensors, axes, strict=True) if stack]
+        common = [tensor for tensor, stack in zip(tensors, axes, strict=True) if not stack]
 
-    def inner(*leaves: Any) -> Any:
-        result = call(*leaves)
-        if _has_tensor(result):
-            return result
-        common.append(result)
-        return leaves[0]
+        def one(*own: Tensor) -> Tensor:
+            mine, shared = iter(own), iter(common)
+            outputs: Tensor = call(*(next(mine) if stack else next(shared) for stack in axes))
+            return outputs
 
-    result = torch.vmap(inner, in_dims=axes)(*tensors)
-    return common[0] if common else _wrapped(result, stacked_now=True)
+        return Signal(by_member(one, *stacks), True)
+    results = [first, *(call(*(part[member] for part in parts)) for member in range(1, members))]
+    flat = [torch.utils._pytree.tree_leaves(result) for result in results]
+    rebuild = torch.utils._pytree.tree_structure(first)
+    leaves = [
+        Signal(torch.stack([other[place] for other in flat]), True) if isinstance(leaf, Tensor) else leaf
+        for place, leaf in enumerate(flat[0])
+    ]
+    return torch.utils._pytree.tree_unflatten(leaves, rebuild)
 
 
 def _has_tensor(result: Any) -> bool:

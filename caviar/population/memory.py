@@ -55,9 +55,13 @@ def slots_of(settings: OptimizerSettings) -> int:
 
 
 def saved_bytes(cohort: Cohort, inputs: Tensor, targets: Tensor) -> int:
-    """Return the bytes that autograd keeps between one member's forward and backward, the weights not counted."""
+    """Return the bytes that autograd keeps between one member's forward and backward.
+
+    Neither the weights nor the batch count: the one is counted elsewhere, the other common to all members.
+    """
     module = make_member(cohort.template, cohort.weights, 0).train()
-    own = {tensor.untyped_storage().data_ptr() for tensor in module.state_dict().values()}
+    known = [inputs, targets, *module.state_dict().values()]
+    own = {tensor.untyped_storage().data_ptr() for tensor in known}
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:

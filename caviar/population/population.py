@@ -94,10 +94,11 @@ class Population:
             ),
             tuple(range(count)),
             executor,
+            seed,
         )
 
-    def _setup(self, cohort: Cohort, trials: tuple[int, ...], kind: str) -> None:
-        self.cohort, self.trials, self.kind = cohort, trials, kind
+    def _setup(self, cohort: Cohort, trials: tuple[int, ...], kind: str, seed: int) -> None:
+        self.cohort, self.trials, self.kind, self.seed = cohort, trials, kind, seed
         self.layout: Layout | None = None
         self.timings: list[Timing] = []
         self._executor: Executor | None = None
@@ -105,10 +106,10 @@ class Population:
         self._planned: Layout | None = None
 
     @classmethod
-    def of(cls, cohort: Cohort, trials: Sequence[int], kind: str = "auto") -> "Population":
+    def of(cls, cohort: Cohort, trials: Sequence[int], kind: str = "auto", seed: int = 0) -> "Population":
         """Return the population of a cohort that is there already; `trials` are the members' numbers."""
         population = cls.__new__(cls)
-        population._setup(cohort, tuple(trials), kind)
+        population._setup(cohort, tuple(trials), kind, seed)
         return population
 
     def __len__(self) -> int:
@@ -248,12 +249,46 @@ class Population:
             draws=tuple(draws),
             values={name: value[index] for name, value in self.cohort.values.items()},
         )
-        population = Population.of(cohort, trials, self.kind if self.layout is None else self.layout.kind)
+        kind = self.kind if self.layout is None else self.layout.kind
+        population = Population.of(cohort, trials, kind, self.seed)
         if self.layout is not None:
             size = min(self.layout.size, len(places))
             threads = min(self.layout.threads, -(-len(places) // size))
             population._planned = Layout(self.layout.kind, size, threads)
         population._remembered = state
+        return population
+
+    def refill(
+        self, member: int, source: Source | None = None, hyperparameters: Mapping[str, float] | None = None
+    ) -> "Population":
+        """Return this population with a new trial in a member's place; the others go on as they are.
+
+        source: a module, whose weights it begins with, or a function that makes one for its seed; without one it
+        begins as the first member did. It has a new trial number, draws of its own, and an optimiser that remembers
+        nothing. hyperparameters: its own, of those in which members differ.
+        """
+        self._check_member(member)
+        trial = max(self.trials) + 1
+        (module,) = make_modules(source or self.cohort.template, 1, self.seed, [derive_seed(self.seed, "trial", trial)])
+        population = self.select(range(len(self)))
+        state, generator = population._remembered, member_draws(self.seed, trial)
+        fresh = stack_weights([module])
+        for name, tensor in state.items():
+            tensor[member] = _first(name, fresh)
+        state["draws"][member] = generator.get_state()
+        values = dict(population.cohort.values)
+        for name, value in check_values({n: [v] for n, v in (hyperparameters or {}).items()}, 1).items():
+            if name not in values:
+                raise InputError(
+                    f"members do not differ in {name}, so one of them cannot get its own. Make the population with "
+                    f"hyperparameters={{{name!r}: ...}}."
+                )
+            values[name] = values[name].clone()
+            values[name][member] = value[0]
+        trials = (*population.trials[:member], trial, *population.trials[member + 1 :])
+        population.cohort = replace(population.cohort, values=values)
+        population.trials = trials
+        population.load(state)
         return population
 
     def change(self, hyperparameters: Mapping[str, Tensor | Sequence[float]]) -> "Population":
@@ -290,6 +325,17 @@ class Population:
     def _check_member(self, number: int) -> None:
         if not 0 <= number < len(self):
             raise InputError(f"there is no member {number}; this population has members 0 to {len(self) - 1}.")
+
+
+def _first(name: str, weights: Mapping[str, Tensor]) -> Tensor | float:
+    """Return what a state's tensor begins with in a member of these weights (1, ...)."""
+    room, _, key = name.partition("/")
+    if room == "model":
+        return weights[key][0]
+    owner, _, slot = key.rpartition("/")
+    if slot == "slow":  # Lookahead's slow weights begin as the weights
+        return weights[owner][0]
+    return 1.0 if slot == "mu_product" else 0.0  # NAdam's product of nothing
 
 
 def check_values(given: Mapping[str, Tensor | Sequence[float]], members: int | None) -> dict[str, Tensor]:
@@ -333,6 +379,11 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
             modules.append(source())
         if not isinstance(modules[-1], nn.Module):
             raise InputError(f"the function made a {type(modules[-1]).__name__}; it must make a torch.nn.Module.")
+    if len({id(module) for module in modules}) < count:
+        raise InputError(
+            "the function made the same module twice, so that members would share weights. Make a new one at each "
+            "call, or give the module itself to begin all members with its weights."
+        )
     shapes = [{name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} for module in modules]
     odd = next((trial for trial, shape in enumerate(shapes) if shape != shapes[0]), None)
     if odd is not None:

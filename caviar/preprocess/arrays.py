@@ -88,6 +88,21 @@ class ArrayPreprocess(nn.Module):
             scaled = torch.nan_to_num(self.decorrelation(scaled))
         return scaled.to(torch.float32)
 
+    def inverse(self, outputs: Tensor) -> Tensor:
+        """Return the examples that `forward` made `outputs` of, in float32; constant features get their training value.
+
+        With directions left out it is the nearest example that has these outputs, and always (n, values).
+        """
+        if self.state.numeric == "none":
+            return outputs
+        values = outputs if self.decorrelation is None else self.decorrelation.inverse(outputs)
+        if self.decorrelation is not None and values.shape[1] != self.state.features:
+            values = values.view(len(values), self.state.features, -1)
+        shape = [-1] + [1] * (values.dim() - 2)
+        factor = torch.where(self.scale == 0, 0.0, 1 / self.scale).view(shape)
+        found = (values - self.state.low) * factor + self.remainder.view(shape) + self.center.view(shape)
+        return found.flatten(1) if found.dim() != outputs.dim() else found
+
     def config(self) -> dict[str, Any]:
         """Return everything but the buffers as JSON-able data for `caviar.preprocess.rebuild`."""
         return self.state.model_dump(mode="json")

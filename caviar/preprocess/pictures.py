@@ -78,6 +78,16 @@ class PicturePreprocess(nn.Module):
         rows = pixels.reshape(count, height * width * channels).to(torch.float32)
         return torch.addcmul(shift, rows, scale).view(count, height, width, channels).permute(0, 3, 1, 2)
 
+    def inverse(self, pictures: Tensor) -> Tensor:
+        """Return pixels (n, height, width, channels), float32 from 0 to 255, of what `forward` gave.
+
+        To look at what a network sees: `inverse(pictures).round().clamp(0, 255).to(torch.uint8)`. A channel that was
+        constant under channel_zscore has lost its value and comes back as 0.
+        """
+        last = pictures.permute(0, 2, 3, 1)
+        shift = self.shift if self.state.size is None else self._shift_of(*last.shape[1:3]).view(last.shape[1:])
+        return (last - shift) * torch.where(self.scale == 0, 0.0, 1 / self.scale)
+
     def _shift_of(self, height: int, width: int) -> Tensor:
         if (height, width) != self.state.size:
             raise InputError(f"pictures of size {(height, width)} have no mean image: it is of size {self.state.size}.")

@@ -14,6 +14,7 @@ from caviar.core.errors import InputError
 from caviar.core.examples import Examples
 from caviar.core.observer import Moment, SaveObserver
 from caviar.core.seeds import generator_for
+from caviar.optim import is_better
 from caviar.optim.lists import Number
 from caviar.population import Population, Step
 from caviar.train.batching import batch_bounds, epoch_rows, gather
@@ -211,7 +212,8 @@ def _finish_epoch(
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]
-    better = torch.tensor([_improves(float(v), t, job.metric) for v, t in zip(value, trials, strict=True)])
+    grows = job.metric != "loss"
+    better = torch.tensor([is_better(float(v), t.best, grows=grows) for v, t in zip(value, trials, strict=True)])
     current = population.state()
     _remember(state, current, alive, better)
     finite = _finite_members(current)
@@ -233,14 +235,6 @@ def _finish_epoch(
     state.epoch += 1
     state.batch, state.losses = 0, []
     return facts
-
-
-def _improves(value: float, trial: Trial, metric: Metric) -> bool:
-    if math.isnan(value):
-        return False
-    if math.isnan(trial.best):
-        return True
-    return value < trial.best if metric == "loss" else value > trial.best
 
 
 def _remember(state: MembersState, current: dict[str, Tensor], alive: list[int], better: Tensor) -> None:

@@ -23,5 +23,7 @@ class TrainingSettings(Settings):
     """early stopping: epochs without a better dev metric; none: never; auto: a third of them, at least 10"""
     clip_norm: Positive | NoneWord = "none"
     """the largest norm of the whole gradient; larger ones are scaled down to it"""
+    care: bool = False
+    """when findings appear, go back to the last good state, try their remedies and go on with the one that helps"""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 10.0
     """the least time between two routine checkpoints; 0 saves after every epoch"""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import InputError
-from caviar.optim import AveragedModel
+from caviar.optim import AveragedModel, is_better
 from caviar.optim.state import load_optimizer_tensors, optimizer_tensors
 
 Metric = Literal["loss", "accuracy", "r2"]
@@ -54,11 +54,7 @@ class State:
 
 def improves(value: float, best: Best, metric: Metric) -> bool:
     """Whether `value` beats the best so far; NaN never does."""
-    if math.isnan(value):
-        return False
-    if math.isnan(best.value):
-        return True
-    return value < best.value if metric == "loss" else value > best.value
+    return is_better(value, best.value, grows=metric != "loss")
 
 
 def remember_best(best: Best, model: nn.Module) -> None:

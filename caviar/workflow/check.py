@@ -20,7 +20,7 @@ from caviar.recipe import Recipe, Sparse, merge
 from caviar.train.loop import Job
 from caviar.workflow.check_given import Augment, Loss, count_repeats, given_setup, held_by
 from caviar.workflow.check_sample import DEV_ROWS, TRAIN_ROWS, fitting
-from caviar.workflow.execute import build_job
+from caviar.workflow.job import build_job
 from caviar.workflow.plan import OVERLAP_ROWS, Plan, make_plan, torch_as_before, updates
 from caviar.workflow.randomness import randomness_as_before
 from caviar.workflow.show import checking_progress, notes_console, print_notes, reading_progress

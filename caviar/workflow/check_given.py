@@ -44,12 +44,12 @@ def given_setup(
 
     Raises InputError when the model cannot be copied or cannot take the data, or the loss is no single number.
     """
-    own = _copied(_unwrapped(model), "model")
-    own_loss = _copied(loss, "loss") if isinstance(loss, nn.Module) else loss
+    own = copied(_unwrapped(model), "model")
+    own_loss = copied(loss, "loss") if isinstance(loss, nn.Module) else loss
     device = next((each.device for each in own.parameters()), torch.device("cpu"))
     train, rows = sample_of(data, "data", TRAIN_ROWS, seed, device)
     held_out = None if dev is None else sample_of(dev, "dev", DEV_ROWS, seed, device)[0]
-    _check_runs(own, own_loss, train)
+    check_runs(own, own_loss, train)
     size, single = _batches(data, batch_size, rows)
     generator = generator_for(seed, "check augmentation")
     return Setup(
@@ -57,7 +57,7 @@ def given_setup(
         own_loss,
         train,
         held_out,
-        optimizer=None if optimizer is None else _rebuilder(optimizer, model),
+        optimizer=None if optimizer is None else rebuilder(optimizer, model),
         held=None if optimizer is None else held_by(optimizer, model),
         penalty=penalty,
         augmented=None if augment is None else Batch(*augment(train.inputs.clone(), train.targets.clone(), generator)),
@@ -77,7 +77,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return inner
 
 
-def _copied(module: Any, name: str) -> Any:
+def copied(module: Any, name: str) -> Any:
+    """Return a copy of something of the user's, or say in words why there is none."""
     try:
         return copy.deepcopy(module)
     except Exception as error:
@@ -87,7 +88,7 @@ def _copied(module: Any, name: str) -> Any:
         ) from error
 
 
-def _check_runs(model: nn.Module, loss: Loss, train: Batch) -> None:
+def check_runs(model: nn.Module, loss: Loss, train: Batch) -> None:
     """Try one batch, in training mode as in the long run; say in words what does not work."""
     part = Batch(train.inputs[:8].clone(), train.targets[:8])
     outputs, _ = probe(model, part.inputs, training=True)
@@ -143,7 +144,7 @@ def held_by(optimizer: torch.optim.Optimizer, model: nn.Module) -> Held:
     return Held(tuple(absent), len(inside - own))
 
 
-def _rebuilder(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callable[[nn.Module], torch.optim.Optimizer]:
+def rebuilder(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """Return a function that builds the same optimiser, without what it has gathered, on a copy of the model."""
     names = {id(each): name for name, each in _unwrapped(model).named_parameters()}
     groups = [

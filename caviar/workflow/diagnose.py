@@ -41,7 +41,7 @@ def diagnose_run(path: str | Path) -> RunDiagnosis:
         recipe = validate(read_recipe(folder.recipe))
     with Store(folder.store, read_only=True) as store:
         records = store.read()
-    told = stories(records, _facts(folder, recipe), finished=status == "finished", failed=status == "failed")
+    told = stories(records, facts_of_run(folder, recipe), finished=status == "finished", failed=status == "failed")
     return RunDiagnosis(folder, status, len(records), recipe, diagnose(told))
 
 
@@ -53,7 +53,7 @@ def _status(folder: RunFolder) -> str:
     return "stopped" if status not in NOT_GOING and not folder.is_locked() else status
 
 
-def _facts(folder: RunFolder, recipe: Recipe | None) -> Facts:
+def facts_of_run(folder: RunFolder, recipe: Recipe | None) -> Facts:
     """Return what was noted of the run when it began; from its recipe, where that is missing or damaged."""
     try:
         values = json.loads(folder.facts.read_text(encoding="utf-8"))

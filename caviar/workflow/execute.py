@@ -1,6 +1,5 @@
 """Train a planned run in its folder: start or go on, finish, and say in words what went wrong."""
 
-import contextlib
 import shlex
 import sqlite3
 import sys
@@ -11,26 +10,23 @@ from rich.console import Console
 
 from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import CaviarError, DivergedError, InputError, Interrupted, RunError
-from caviar.core.jsonable import jsonable
 from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
-from caviar.nn import build_loss, build_regularizer, has_batch_norm
-from caviar.optim import build_averaging, build_momentum_schedule, build_optimizer, build_schedule, momentum_of
 from caviar.recipe import Recipe
-from caviar.train.batching import batch_bounds
 from caviar.train.checkpoints import Checkpoints
-from caviar.train.loop import Job, StopRequest, isolated_randomness
-from caviar.train.loop import train as run_loop
+from caviar.train.loop import StopRequest, isolated_randomness
 from caviar.train.members import MembersState
-from caviar.train.state import State, unpack
+from caviar.train.state import State
+from caviar.workflow.care import train_with_care
 from caviar.workflow.execute_members import finish_population, train_population
 from caviar.workflow.hand_over import finish
-from caviar.workflow.observers import ProgressBar, Recorder, RunLog
+from caviar.workflow.job import build_job
+from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.run import Run
 from caviar.workflow.signals import stop_on_signals
-from caviar.workflow.watching import watch
+from caviar.workflow.train_once import reason_of, train_plainly
 
 
 def execute(
@@ -62,7 +58,7 @@ def execute(
         if not resumed and not Checkpoints(folder.checkpoints).steps():
             owned.discard()
             raise InputError(
-                f"{folder.path}: the run cannot begin: {_reason(error)}. Nothing of it is left. "
+                f"{folder.path}: the run cannot begin: {reason_of(error)}. Nothing of it is left. "
                 "Free some space, or choose another folder with --runs-dir."
             ) from error
         _note_and_raise(owned, log, recipe, error)
@@ -86,28 +82,9 @@ def _train(
     console: Console,
     resumed: bool,
 ) -> None:
-    job = build_job(plan)
     folder.checkpoints.mkdir(exist_ok=True)
-    checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
-    state = State() if start is None else unpack(start, job.model, job.optimizer, job.device, job.averaged_model)
-    store.delete_after(-1 if start is None else state.step)
-    if start is not None:
-        start.tensors.clear()  # they have been copied: a second state need not stay in memory
-    store.add_event(state.step, "resumed" if resumed else "started")
-    folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
-    with contextlib.closing(watch(plan, job, folder, store, state.step, console)) as watched:
-        recorder = Recorder(store, folder, log, watcher=watched.watcher, findings=watched.live, losses=watched.losses)
-        try:
-            with ProgressBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar:
-                done = run_loop(job, state, checkpoints, [*watched.observers, recorder, bar], stop)
-        except Exception as error:
-            with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
-                recorder.flush()
-                store.add_event(state.step, "failed", error=_reason(error))
-                folder.write_summary(findings=watched.findings(failed=True))
-            raise
-    recorder.on_save(state.step)
-    findings = watched.findings(finished=done)
+    train_run = train_with_care if plan.recipe.training.care else train_plainly
+    plan, job, state, done, findings = train_run(plan, folder, store, log, start, stop, console, resumed)
     if not done:
         folder.write_summary(findings=findings)
         _interrupted(plan, folder, store, log, state)
@@ -148,55 +125,6 @@ def _interrupted(plan: Plan, folder: RunFolder, store: Store, log: RunLog, state
     )
 
 
-def build_job(plan: Plan) -> Job:
-    """Turn a plan into what the loop needs."""
-    recipe, training = plan.recipe, plan.recipe.training
-    epochs, batch_size, patience, clip = training.epochs, training.batch_size, training.patience, training.clip_norm
-    assert isinstance(epochs, int)
-    assert isinstance(batch_size, int)
-    assert training.metric != "auto"
-    learning_rate = recipe.optimizer.learning_rate
-    assert isinstance(learning_rate, float)
-    merge_single = has_batch_norm(plan.model)
-    examples = plan.prepared.examples
-    counts = _class_counts(plan) if plan.raw.task == "classification" else None
-    per_epoch = len(batch_bounds(len(examples["train"]), batch_size, merge_single=merge_single))
-    steps, schedule = epochs * per_epoch, recipe.schedule
-    return Job(
-        model=plan.model,
-        loss=build_loss(recipe.loss, plan.raw.task, class_counts=counts),
-        loss_per_example=build_loss(recipe.loss, plan.raw.task, "none", class_counts=counts),
-        optimizer=build_optimizer(recipe.optimizer, plan.model),
-        schedule=build_schedule(schedule, learning_rate, steps, per_epoch, training.metric),
-        momentum=build_momentum_schedule(schedule, momentum_of(recipe.optimizer), steps),
-        train=examples["train"],
-        dev=examples["dev"],
-        prepare=plan.prepared.prepare,
-        device=plan.device,
-        task=plan.raw.task,
-        metric=training.metric,
-        epochs=epochs,
-        batch_size=batch_size,
-        merge_single=merge_single,
-        patience=patience if isinstance(patience, int) else None,
-        clip_norm=clip if isinstance(clip, float) else None,
-        autocast=recipe.device.precision == "bf16",
-        compile=recipe.device.compile,
-        checkpoint_seconds=training.checkpoint_seconds,
-        seed=recipe.seed,
-        augment=plan.prepared.augment,
-        regularizer=build_regularizer(recipe.regularization, plan.model),
-        average=build_averaging(recipe.average, plan.model, epochs, per_epoch),
-    )
-
-
-def _class_counts(plan: Plan) -> list[int]:
-    """Return how many training examples each class has."""
-    labels = torch.from_numpy(plan.raw.targets[plan.splits.train])
-    counts: list[int] = torch.bincount(labels, minlength=len(plan.raw.classes)).tolist()
-    return counts
-
-
 def how_to_resume(recipe: Recipe, path: Path) -> str:
     """Return the command, or the line of Python, that goes on with a run."""
     if recipe.data.source == "none" or recipe.model.name == "given":
@@ -217,7 +145,7 @@ def _note_and_raise(owned: OwnedRun, log: RunLog, recipe: Recipe, error: Excepti
         failure: RunError = DivergedError(f"{path}: {error} {_how_to_retry(recipe, path)}")
     else:
         failure = RunError(
-            f"{path}: the run stopped: {_reason(error)}. Its last good state is kept; once the cause is mended, "
+            f"{path}: the run stopped: {reason_of(error)}. Its last good state is kept; once the cause is mended, "
             f"go on with: {how_to_resume(recipe, path)}"
         )
     _note_failure(owned, log, failure)
@@ -233,14 +161,6 @@ def _how_to_retry(recipe: Recipe, path: Path) -> str:
         "Resuming it would meet the same; start a new run: "
         f"caviar train {shlex.quote(str(path / 'recipe.toml'))} --set optimizer.learning_rate={lower}"
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return f"there is not enough memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    return str(error).rstrip(".") or type(error).__name__
 
 
 def _note_failure(owned: OwnedRun, log: RunLog, error: CaviarError) -> None:

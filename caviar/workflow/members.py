@@ -72,6 +72,7 @@ def _check(recipe: Recipe) -> None:
     alone = {
         "schedule.name = 'plateau' listens to one model": isinstance(recipe.schedule, PlateauSettings),
         f"average.name = {recipe.average.name!r} averages one model": recipe.average.name != "none",
+        "training.care = true nurses one model": recipe.training.care,
         "device.compile = true compiles one model": recipe.device.compile,
         f"optimizer.name = {recipe.optimizer.name!r} trains one model": recipe.optimizer.name in ("lbfgs", "newton"),
     }

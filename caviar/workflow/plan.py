@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from caviar.nn import (
 )
 from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLPSettings
 from caviar.optim import build_optimizer
-from caviar.recipe import Recipe, Sparse, from_dict, merge, validate
+from caviar.recipe import Recipe, Sparse, from_dict, from_recipe, merge, parse_assignment, validate
 from caviar.train.batching import batch_bounds
 from caviar.workflow.prepare import Prepared, prepare
 from caviar.workflow.resolve import resolve
@@ -125,6 +125,20 @@ def make_plan(
     torch.set_num_threads(resolved.device.threads)
     plan = _assemble(resolved, raw, splits, model, device)
     return replace(plan, notices=(*plan.notices, changed)) if changed else plan
+
+
+def variant(plan: Plan, assignments: Sequence[str], module: nn.Module | None = None) -> Plan:
+    """Return the plan of the same data and splits under other settings ("optimizer.learning_rate=0.1").
+
+    module: the user's own, as it was before training, for a plan that has one. Raises InputError when the settings
+    cannot be, or are about the data.
+    """
+    changed = merge(from_recipe(plan.recipe), *map(parse_assignment, assignments))
+    recipe = validate(changed, plan.raw.kind)
+    if (recipe.data, recipe.split) != (plan.recipe.data, plan.recipe.split):
+        raise InputError("other data, or other splits, make another run: settings of [data] and [split] must stay.")
+    resolve_loss(recipe.loss, plan.raw.task, len(plan.raw.classes))
+    return _assemble(resolve(recipe, plan.raw, plan.splits), plan.raw, plan.splits, module, plan.device)
 
 
 def _changed_data(recipe: Recipe, raw: RawData) -> str:
@@ -257,6 +271,7 @@ def updates(**flags: Any) -> Sparse:
         "seed": ("seed",),
         "device": ("device", "name"),
         "members": ("population", "members"),
+        "care": ("training", "care"),
         "target": ("data", "target"),
         "dev": ("data", "dev"),
         "test": ("data", "test"),

@@ -1,6 +1,7 @@
 """A run as a user holds it."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 from torch import nn
 
 from caviar.bundle import Bundle, load_bundle
+from caviar.core.checkpoint import read_checkpoint
+from caviar.core.errors import InputError
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder, open_run
 from caviar.core.store import Store
 from caviar.recipe import Recipe, read_recipe, validate
+from caviar.train.checkpoints import BEST_FILE
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,17 @@ class Run:
     def bundle(self) -> Bundle:
         """Load the bundle of a finished run."""
         return load_bundle(self.path, self.module)
+
+    def member(self, trial: int) -> Bundle:
+        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial."""
+        path = self.path / "checkpoints" / BEST_FILE
+        weights = read_checkpoint(path).tensors
+        members = self.recipe.population.members
+        if not 0 <= trial < members or members == 1:
+            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {members} members, from 0.")
+        network = copy.deepcopy(self.bundle.network)
+        network.load_state_dict({name: weights[name][trial] for name in network.state_dict()})
+        return replace(self.bundle, network=network)
 
     @property
     def model(self) -> nn.Module:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.population import Timing
     from caviar.recipe.names import Family
+    from caviar.workflow.learning_rates import LearningRates
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
 
@@ -25,6 +26,7 @@ SHOW_AFTER_SECONDS = 1.0
 REFRESH_SECONDS = 0.1
 MAX_CLASSES = 20
 BLOCKS_WIDTH = 72
+RATES_WIDTH = 20
 MAX_LAYERS = 30
 MAX_TRIALS = 10
 STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
@@ -88,6 +90,16 @@ def checking_progress(console: Console) -> Iterator[Callable[[int, int, str], No
             bar.update(task, completed=done, total=total, description=what)
 
         yield update
+
+
+@contextlib.contextmanager
+def steps_progress(console: Console, what: str, total: int, unit: str = "steps") -> Iterator[Callable[[int], None]]:
+    """Yield a callback that is told of so many more steps done, and draws a bar on a terminal."""
+    columns = (TextColumn(what), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn(f"{unit},"))
+    left = (TimeRemainingColumn(compact=True), TextColumn("left"))
+    with Progress(*columns, *left, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def print_plan(console: Console, plan: "Plan") -> None:
@@ -177,6 +189,7 @@ def _decisions(plan: "Plan") -> list[str]:
     machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"
     rule = f"{recipe.optimizer.name} from {recipe.optimizer.learning_rate:g}, {recipe.schedule.name}"
+    rule += f", {recipe.average.name} of the weights" if recipe.average.name != "none" else ""
     return [f"{task}; {rows}", f"{machine}; {epochs} in batches of {training.batch_size}; {rule}"]
 
 
@@ -232,6 +245,23 @@ def course_tables(course: "Course") -> list[Table | str]:
         table.add_row(f"{row['step']:,}", f"{row['epoch']:.2f}", *(f"{row[n]:.6g}" for n in list(row)[2:]))
     line = sparkline(course.learning_rate, total, BLOCKS_WIDTH)
     return [f"Learning rate, schedule {course.name}: {steps}", "", line, "", *waits, table]
+
+
+def rates_tables(found: "LearningRates") -> list[Table | str]:
+    """Return the ranges of learning rates with their spread over seeds, every rate in a line, and the suggestion."""
+    ranges = plain_table("range", "from", "to", "over seeds: from", "to", left=1)
+    for each in found.ranges:
+        spread = [f"{ends[0]:.2g} to {ends[1]:.2g}" if ends else "-" for ends in (each.lows, each.highs)]
+        ranges.add_row(each.kind, f"{each.low:.2g}", f"{each.high:.2g}", *spread)
+    rates = plain_table("learning rate", "loss", "lowest", "highest", "won", "", left=0)
+    rates.columns[-2].justify = rates.columns[-1].justify = "left"
+    for rate, kind, losses, learned in zip(found.rates, found.kinds, found.losses.T, found.learned.T, strict=True):
+        share = min(1.0, max(0.0, float(learned.median())))
+        numbers = (_number(float(value)) for value in (losses.median(), losses.min(), losses.max()))
+        rates.add_row(f"{rate:.3g}", *numbers, "█" * round(RATES_WIDTH * share), kind)
+    many = f"{len(found.before)} seed{'s' * (len(found.before) != 1)}"
+    before = f"{found.steps} steps, {many}; without training the loss is {_number(float(found.before.median()))}."
+    return [rates, "", ranges, "", before, found.verdict]
 
 
 def _names_table(family: "Family") -> Table:

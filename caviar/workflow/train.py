@@ -43,6 +43,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     members: int | None = None,
+    care: bool | None = None,
     device: str | torch.device | None = None,
     settings: Mapping[str, Any] | Recipe | str | Path | None = None,
     name: str | None = None,
@@ -63,6 +64,8 @@ def train(
         epochs, seed, device: the settings training.epochs, seed and device.name.
         members: how many models train together (population.members); the best on dev is handed over, and the run's
             summary has the spread. Lists of hyperparameters, one for each member, are settings of [population].
+        care: when findings appear, go back to the last good state, try their remedies in short runs, and go on with
+            the one that helps (training.care). Where there is nothing to do the weights are those of the plain run.
         settings: any other settings, such as {"optimizer.learning_rate": 3e-4} or {"optimizer": {"name": "sgd"}}; or a
             whole recipe (a Recipe or a .toml file), to train on data in memory as an earlier run did.
         name, runs_dir: the run's folder is runs_dir/name; without a name a readable one is made.
@@ -78,7 +81,9 @@ def train(
     console = notes_console(quiet=not progress)
     sparse, memory = describe(data, target, dev, test)
     device = None if device is None else str(device)
-    changes = merge(from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device, members=members))
+    changes = merge(
+        from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device, members=members, care=care)
+    )
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(
             f"model={model!r} is no torch.nn.Module. Give an instance of one, or choose a network of caviar's by "

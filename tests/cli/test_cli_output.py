@@ -58,6 +58,7 @@ COMMANDS = {
     "recipe": ["recipe", "t.csv", "--target", "label"],
     "names": ["recipe", "--list"],
     "check": ["check", "t.csv", "--target", "label"],
+    "find-lr": ["find-lr", "t.csv", "--target", "label", "--rates", "5", "--steps", "10", "--seeds", "1"],
     "evaluate table": ["evaluate", "runs/table/bundle", "test.csv"],
     "evaluate prices": ["evaluate", "runs/prices", "prices.csv"],
     "evaluate arrays": ["evaluate", "runs/arrays/bundle", "xy.npz"],

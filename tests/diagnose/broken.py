@@ -102,6 +102,11 @@ def half_held() -> Case:
     return Case(model, digits(), ce, {"optimizer": adam(model[0].parameters())})
 
 
+def some_far(x: Tensor) -> Tensor:
+    x[::200] *= 400
+    return x
+
+
 def raw_digits() -> Pair:
     inputs, targets = pictures()
     low, high = inputs.amin(), inputs.amax()
@@ -204,6 +209,7 @@ DATA: dict[str, tuple[str, Callable[[], Case]]] = {
         "NUM002",
         lambda: Case(mlp([10, 32, 1]), changed(sample("diabetes"), targets=some_nan), functional.mse_loss),
     ),
+    "a few far away": ("DATA011", lambda: Case(mlp([64, 64, 10]), changed(digits(), some_far), ce)),
     "pixels to 255": ("DATA002", lambda: Case(mlp([64, 64, 10]), raw_digits(), ce)),
     "one raw column": (
         "DATA002",
@@ -251,7 +257,7 @@ LOSS: dict[str, tuple[str, Callable[[], Case]]] = {
         lambda: Case(initialised(mlp([64, 64, 10]), lambda p: p.mul_(20)), digits(), ce),
     ),
     "log of 0": (
-        "INIT001",
+        "NUM001",
         lambda: Case(mlp([64, 64, 10]), digits(), lambda z, y: -(0 * z).log().gather(1, y[:, None]).mean()),
     ),
     "softmax twice": ("NUM003", lambda: Case(nn.Sequential(*mlp([64, 64, 10]), nn.Softmax(1)), digits(), ce)),
@@ -401,6 +407,24 @@ MODEL: dict[str, tuple[str, Callable[[], Case]]] = {
             digits(),
             ce,
         ),
+    ),
+    "batches of two": ("NORM003", lambda: Case(mlp([64, 64, 10], norm=True), digits(), ce, {"batch_size": 2})),
+    "averages that stand still": ("NORM002", lambda: Case(normed(momentum=1e-4), digits(), ce)),
+    "decay that takes all": (
+        "REG001",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), torch.optim.AdamW, lr=1e-3, weight_decay=100.0),
+    ),
+    "decay of sgd": (
+        "REG001",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), sgd, lr=0.1, momentum=0.9, weight_decay=0.1),
+    ),
+    "momentum for ever": (
+        "LR010",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), sgd, lr=0.01, momentum=0.999),
+    ),
+    "first beta for ever": (
+        "LR010",
+        lambda: with_optimizer(Case(mlp([64, 64, 10]), digits(), ce), adam, lr=1e-3, betas=(0.999, 0.999)),
     ),
     "batch of one": (
         "NORM003",

@@ -10,7 +10,8 @@ from sklearn.metrics import log_loss, mean_squared_error
 
 from caviar.core.columns import Task
 from caviar.core.errors import InputError
-from caviar.nn import build_loss
+from caviar.nn import build_loss, huber
+from caviar.nn import mean_squared_error as squared_error
 from caviar.nn.settings import (
     AutoLossSettings,
     CrossEntropySettings,
@@ -85,3 +86,10 @@ def test_a_wrong_number_of_outputs_is_an_error_not_a_broadcast() -> None:
     with pytest.raises(InputError, match=r"outputs of shape \(4, 3\) and targets of shape \(4,\) do not fit"):
         build_loss(AutoLossSettings(), "regression")(torch.zeros(4, 3), torch.zeros(4))
     assert math.isfinite(float(build_loss(AutoLossSettings(), "regression")(torch.zeros(4, 1), torch.zeros(4))))
+
+
+def test_a_single_member_has_a_loss_of_its_own() -> None:
+    outputs, targets = torch.randn(1, 5, 1), torch.randn(5)
+    for loss in (squared_error, huber):
+        assert loss(outputs, targets).shape == (1,)
+        torch.testing.assert_close(loss(outputs, targets)[0], loss(outputs[0], targets))

@@ -146,3 +146,29 @@ def test_bad_numbers_are_named(values):
 def test_refused(blocks, message):
     with pytest.raises(InputError, match=message):
         fit_arrays(lambda: blocks, PreprocessSettings())
+
+
+@pytest.mark.parametrize("numeric", ["center", "minmax", "zscore", "robust", "none"])
+@pytest.mark.parametrize("decorrelate", ["none", "pca", "gram_schmidt", "whiten_pca", "whiten_zca"])
+@pytest.mark.parametrize("shape", [(200, 5), (200, 3, 2, 2)])
+def test_examples_come_back(shape, decorrelate, numeric):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 50
+    values[:, 1] = 7.0
+    settings = PreprocessSettings(numeric=numeric, decorrelate=decorrelate, minmax_range=(-1.0, 1.0), eps=0.0)
+    module = fit_arrays(lambda: [values[:150], values[150:]], settings)
+    back = module.inverse(module(values))
+    flattened = decorrelate in ("pca", "whiten_pca")
+    torch.testing.assert_close(back, values.flatten(1) if flattened else values, atol=2e-4, rtol=0)
+
+
+def test_fewer_directions_come_back_as_the_nearest_examples():
+    values = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) @ torch.diag(
+        torch.tensor([9.0, 5, 3, 1, 0.1])
+    )
+    settings = PreprocessSettings(numeric="center", decorrelate="pca", components=3)
+    module = fit_arrays(lambda: [values], settings)
+    back = module.inverse(module(values))
+    centred = values - values.mean(0)
+    u, s, v = torch.linalg.svd(centred, full_matrices=False)
+    nearest = u[:, :3] * s[:3] @ v[:3] + values.mean(0)
+    torch.testing.assert_close(back, nearest, atol=1e-4, rtol=0)

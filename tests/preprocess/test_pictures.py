@@ -133,3 +133,22 @@ def test_mean_image_is_the_mean_of_each_place():
         fit_pictures(lambda: [pixels, pixels[:, :3]], PreprocessSettings(pictures="mean_image"))
     with pytest.raises(InputError, match="a size belongs to mean_image"):
         rebuild({"kind": "pictures", "mode": "mean_image", "channels": 3}, module.state_dict())
+
+
+@pytest.mark.parametrize("mode", ["channel_zscore", "channel_mean", "mean_image", "none"])
+def test_pixels_come_back(mode):
+    module = fit(mode=mode)
+    raw = torch.from_numpy(PICTURES)
+    back = module.inverse(module(raw))
+    assert back.round().to(torch.uint8).equal(raw)
+    torch.testing.assert_close(back, raw.float(), atol=1e-3, rtol=0)
+
+
+def test_a_constant_channel_comes_back_as_nothing():
+    flat = PICTURES.copy()
+    flat[..., 2] = 77
+    module = fit(flat)
+    back = module.inverse(module(torch.from_numpy(flat)))
+    assert torch.isfinite(back).all()
+    assert back[..., 2].eq(0).all()
+    np.testing.assert_allclose(back[..., :2], flat[..., :2], atol=1e-3)

@@ -29,7 +29,8 @@ def read_outputs(outputs: Tensor, moment: Moment, pending: Pending) -> None:
         mean, size, varying = read
         yield Key("output_mean"), mean
         yield Key("output_std"), spread(mean, size, count)
-        yield Key("output_spread"), varying / count**0.5
+        if count > width:  # one example does not vary
+            yield Key("output_spread"), varying / count**0.5
         yield Key("output_width"), float(width)
 
     pending.add(moment, found, emit)

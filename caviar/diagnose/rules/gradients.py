@@ -24,7 +24,10 @@ def _depth_ratio(story: Story, looks: int) -> tuple[float, str, str, Curve]:
         chosen = [i for i, step in enumerate(curves[name].steps.tolist()) if step in steps]
         weights = story.at("weight_norm", curves[name].steps[chosen], layer=name)
         pull[name] = curves[name].values[chosen] / np.maximum(weights, 1e-12)
-    later = max(names[1:-1], key=lambda name: float(np.nanmedian(pull[name])))
+    known = [name for name in names[1:-1] if np.isfinite(pull[name]).any()]
+    if not known:
+        raise LackingError("gradients were not finite")
+    later = max(known, key=lambda name: float(np.nanmedian(pull[name])))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = pull[names[0]] / pull[later]
     ratio = ratio[np.isfinite(ratio)]

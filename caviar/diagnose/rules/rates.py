@@ -99,7 +99,9 @@ def above_start(story: Story, limits: Limits) -> Iterator[Found]:
         end = level(losses.values, 0.1, end=True)
         message = f"the loss rose to {say(smooth[worst])} at step {step}, {say(times)} times what it began with; it is "
         message += f"{say(end)} now."
-        severity = graver(times >= limits["far"] or end >= limits["back"] * start)
+        lasted = float((smooth > start).mean())
+        came_back = end < limits["back"] * start and lasted < limits["lasted"]
+        severity = graver(times >= limits["far"] or not came_back)
         yield Found(severity, surely(times, limits["times"], 30), message, {"times": times}, step=step, split="train")
 
 
@@ -232,8 +234,8 @@ def still_falling(story: Story, limits: Limits) -> Iterator[Found]:
         raise LackingError("it was stopped early")
     parts = blocks(losses.values, 10)
     gained = (float(parts[-3]) - float(parts[-1])) / max(abs(float(parts[-3])), 1e-12)
-    dev = story.curve("loss", "dev", least=3).finite()
-    at_best = len(dev) >= 3 and int(dev.values.argmin()) >= len(dev) - 1 - len(dev) // 20
+    dev = story.curve("loss", "dev", least=2).finite()
+    at_best = len(dev) >= 2 and int(dev.values.argmin()) >= len(dev) - 1 - len(dev) // 20
     if gained > limits["gained"] and at_best and float(parts[-1]) > limits["poor"] * story.known_baseline:
         message = (
             f"in its last fifth the loss still fell by {percent(gained)}, to {say(float(parts[-1]))}, and dev was best "

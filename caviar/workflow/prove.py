@@ -1,0 +1,256 @@
+"""Try what findings advise: fork the last good state, train each remedy beside an untouched control, and compare."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+from torch import nn
+
+from caviar.core.checkpoint import read_checkpoint
+from caviar.core.errors import DamagedError, InputError, unknown_name
+from caviar.core.files import write_json
+from caviar.core.findings import Finding, at_least
+from caviar.core.formats import PROOF
+from caviar.core.records import Record
+from caviar.core.runs import RunFolder, own_run
+from caviar.core.store import Store
+from caviar.diagnose.engine import diagnose
+from caviar.diagnose.story import stories
+from caviar.recipe import Recipe, from_recipe
+from caviar.train.checkpoints import Checkpoints
+from caviar.workflow.diagnose import RunDiagnosis, diagnose_run, facts_of_run
+from caviar.workflow.find_lr import Sweep, planned_start, run_sweep
+from caviar.workflow.plan import Plan, make_plan, torch_as_before, variant
+from caviar.workflow.proof import Proof, Tried, choose_winner, judge
+from caviar.workflow.randomness import randomness_as_before
+from caviar.workflow.remedies import remedies_for
+from caviar.workflow.show import notes_console, steps_progress
+from caviar.workflow.source import InMemory
+from caviar.workflow.trial_runs import Fork, begins_anew, run_trial
+
+SEEDS: Final = 3
+LEAST_EPOCHS: Final = 10
+LEARNED: Final = 0.9
+LAST_LOSSES: Final = 10
+"""A run has learned something when its last batches cost less than so much of its first one."""
+NOT_COMPARABLE: Final = ("split", "data", "device", "training.epochs", "training.patience", "watch")
+"""Sections and settings after which runs are judged on other examples, train longer, or only cost something else."""
+
+RATE: Final = "optimizer.learning_rate"
+SEARCH_RATES: Final = 16
+
+MakePlan = Callable[[tuple[str, ...]], Plan]
+"""From assignments to the plan of a run that differs in them; raises InputError where they cannot be."""
+
+
+class Advice(NamedTuple):
+    """A remedy in settings, and the codes of the findings that advise it."""
+
+    do: str
+    settings: tuple[str, ...]
+    codes: tuple[str, ...]
+
+
+def prove(
+    run: str | Path,
+    code: str | None = None,
+    *,
+    data: Any = None,
+    target: Any = None,
+    model: nn.Module | None = None,
+    epochs: int | None = None,
+    seeds: int = SEEDS,
+    allow_code: bool = False,
+    progress: bool = True,
+) -> Proof:
+    """Try the remedies of a run's findings, each in a short run beside an untouched control.
+
+    All begin with the run's last good state before the findings show (its first state where they are there from the
+    start) and train to the same epoch; a remedy that makes another network, or prepares inputs otherwise, trains there
+    from scratch. Each seed has an order of batches and random draws of its own, common to all remedies. The result is
+    kept in the run's folder (proof.json) and noted among its events.
+
+    Args:
+        run: its folder.
+        code: of the finding to prove; by default all that are warnings or worse and no consequences of others.
+        data, target, model: as given to `caviar.train`, where the run had its data in memory or a module of its own.
+        epochs: to train from the fork on (a third of the run's, 10 at least, to its end at most).
+        seeds: trials of each remedy.
+
+    Raises:
+        InputError: no such run or finding, no remedy that can be tried, or another process trains the run.
+    """
+    from caviar.workflow.train import describe
+
+    sparse_memory = None if data is None else describe(data, target)[1]
+    console = notes_console(quiet=not progress)
+    found = diagnose_run(run)
+    if found.recipe is None:
+        raise InputError(f"{run}: its recipe cannot be read, so nothing can be tried.")
+    if not found.recipe.population.is_one:
+        raise InputError(f"{run} trained {found.recipe.population.members} members; --prove is for runs of one model.")
+    if seeds < 1 or (epochs is not None and epochs < 1):
+        raise InputError(f"seeds is {seeds} and epochs {epochs}; give 1 at least.")
+    findings = _chosen(found, code)
+    with randomness_as_before(), torch_as_before(), own_run(Path(run)) as owned:
+        fork = choose_fork(owned.folder, findings)
+        proof = try_remedies(
+            findings,
+            found.recipe,
+            plans(found.recipe, sparse_memory, model, allow_code=allow_code),
+            fork,
+            epochs=epochs,
+            seeds=seeds,
+            console=console,
+        )
+        note(owned.folder, proof)
+    return proof
+
+
+def _chosen(found: RunDiagnosis, code: str | None) -> list[Finding]:
+    every = found.diagnosis.findings
+    if code is not None:
+        chosen = [finding for finding in every if finding.code == code]
+        if not chosen:
+            raise unknown_name("finding of this run", code, sorted({finding.code for finding in every}))
+    else:
+        chosen = [f for f in every if at_least(f.severity, "warning") and not f.consequence_of]
+        if not chosen:
+            raise InputError(
+                f"{found.folder.path}: there is no finding that needs a remedy (caviar diagnose lists them)."
+            )
+    return chosen
+
+
+def plans(recipe: Recipe, memory: InMemory | None, model: nn.Module | None, *, allow_code: bool) -> MakePlan:
+    """Return what makes the plan of the same run under other settings."""
+    base = make_plan(from_recipe(recipe), memory, model, allow_code=allow_code)
+    return partial(variant, base, module=model)
+
+
+def choose_fork(folder: RunFolder, findings: Sequence[Finding], *, kept_only: bool = False) -> Fork:
+    """Return the last good state of the end of an epoch before any of the findings shows, or the first state.
+
+    A state is good when the run had learned something by then, and rules that know no more than it find none of this.
+    kept_only: of those states only that every such run keeps, however fast it is.
+    """
+    shows = min((0 if f.step is None or f.family in ("INIT", "DATA") else f.step) for f in findings)
+    codes, checkpoints = {finding.code for finding in findings}, Checkpoints(folder.checkpoints)
+    with Store(folder.store, read_only=True) as store:
+        every = store.read(trial=0)
+    for step in reversed([step for step in checkpoints.steps() if step < max(shows, 1)]):
+        try:
+            checkpoint = read_checkpoint(checkpoints.path(step))
+        except DamagedError:
+            continue
+        data = checkpoint.data
+        if not data.get("good") or data.get("batch") != 0 or (kept_only and not data.get("keep")):
+            continue
+        records = tuple(record for record in every if record.step <= step)
+        if step == 0 or (_has_learned(records) and not codes & _codes_of(folder, records)):
+            return Fork(checkpoint, int(checkpoint.data["epoch"]) - 1, records)
+    return Fork(None, 0)
+
+
+def _has_learned(records: Sequence[Record]) -> bool:
+    losses = [r.value for r in records if (r.name, r.split) == ("batch_loss", "train")]
+    return bool(losses) and statistics.median(losses[-LAST_LOSSES:]) < LEARNED * losses[0]
+
+
+def _codes_of(folder: RunFolder, records: Sequence[Record]) -> set[str]:
+    told = stories(records, facts_of_run(folder, None), finished=False, failed=False)
+    return {finding.code for finding in diagnose(told).findings}
+
+
+def advice_for(findings: Sequence[Finding], recipe: Recipe) -> tuple[list[Advice], list[tuple[str, str]]]:
+    """Return the remedies that can be tried, each once, cheapest of the gravest first; and those that cannot, why."""
+    found: dict[tuple[str, ...], Advice] = {}
+    untried: dict[str, str] = {}
+    for finding in findings:
+        for remedy, settings in remedies_for(finding, recipe):
+            names = [assignment.split("=", 1)[0] for assignment in settings]
+            if not settings:
+                untried.setdefault(remedy.do, "it is no matter of settings")
+            elif any(name.startswith(NOT_COMPARABLE) for name in names):
+                untried.setdefault(remedy.do, "a run of equal length on the same dev examples cannot judge it")
+            else:
+                known = found.get(settings, Advice(remedy.do, settings, ()))
+                found[settings] = known._replace(codes=tuple(dict.fromkeys((*known.codes, finding.code))))
+    return list(found.values()), list(untried.items())
+
+
+def try_remedies(
+    findings: Sequence[Finding],
+    recipe: Recipe,
+    make: MakePlan,
+    fork: Fork,
+    *,
+    epochs: int | None,
+    seeds: int,
+    console: Console,
+) -> Proof:
+    """Run the control and every remedy, each for every seed."""
+    advice, untried = advice_for(findings, recipe)
+    if not advice:
+        raise InputError(
+            f"{', '.join(dict.fromkeys(f.code for f in findings))}: none of the remedies is one that short runs can "
+            "try; caviar diagnose lists them."
+        )
+    if rate := _searched(advice, make, recipe, console):
+        advice.append(rate)
+    whole = recipe.training.epochs
+    assert isinstance(whole, int)
+    last = min(whole, fork.epoch + (epochs or max(LEAST_EPOCHS, whole // 3)))
+    with steps_progress(console, "trying remedies", seeds * (1 + len(advice)), "runs") as show:
+        control = _try(Advice("Change nothing", (), ()), make, fork, last, seeds, show)
+        tried = [_try(each, make, fork, last, seeds, show) for each in advice]
+    if control.reason:
+        raise InputError(f"the run cannot be repeated: {control.reason}")
+    codes = tuple(dict.fromkeys(finding.code for finding in findings))
+    judged = tuple(judge(each, control, codes) for each in tried)
+    metric = "accuracy" if recipe.data.task == "classification" else "r2"
+    step = 0 if fork.checkpoint is None else int(fork.checkpoint.data["step"])
+    return Proof(codes, metric, step, fork.epoch, last, seeds, control, judged, choose_winner(judged), tuple(untried))
+
+
+def _searched(advice: Sequence[Advice], make: MakePlan, recipe: Recipe, console: Console) -> Advice | None:
+    """Return as advice the rate that a search suggests, where remedies change the rate and the rule has one."""
+    codes = [code for each in advice if each.settings[0].startswith(RATE) for code in each.codes]
+    if not codes or recipe.optimizer.name in ("lbfgs", "newton"):
+        return None
+    sweep = Sweep(rates=SEARCH_RATES, seeds=1)
+    rate = run_sweep(planned_start(make(()), sweep), sweep, console).suggestion
+    settings = (f"{RATE}={rate}",)
+    if rate is None or any(each.settings == settings for each in advice):
+        return None
+    return Advice("Take the rate that caviar find-lr suggests.", settings, tuple(dict.fromkeys(codes)))
+
+
+def _try(advice: Advice, make: MakePlan, fork: Fork, last: int, seeds: int, show: Callable[[int], object]) -> Tried:
+    anew = begins_anew(advice.settings)
+    tried = Tried(advice.do, advice.settings, advice.codes, (), anew)
+    try:
+        plan = make(advice.settings)
+        trials = []
+        for number in range(seeds):
+            trials.append(run_trial(plan, None if anew else fork, last, number))
+            show(1)
+    except InputError as error:
+        show(seeds)
+        return replace(tried, reason=str(error))
+    return replace(tried, trials=tuple(trials))
+
+
+def note(folder: RunFolder, proof: Proof) -> None:
+    """Keep a proof in the run's folder and among its events."""
+    value = proof.to_dict()
+    write_json(folder.proof, {"format": "caviar proof", "version": PROOF, **value})
+    with Store(folder.store) as store:
+        store.add_event(proof.from_step, "proved", **value)
+
+
+__all__ = ["Proof", "Tried", "prove"]
