@@ -49,16 +49,20 @@ def diagnose(stories: Mapping[int, Story]) -> Diagnosis:
             try:
                 with np.errstate(all="ignore"):  # a curve may hold anything
                     found += [_finding(code, each, member) for each in rule(story, limits_of(code))]
-            except LackingError as lacking:
-                silent.append(Silent(code, member, str(lacking)))
+            except Exception as error:  # a rule must never end a training run
+                silent.append(Silent(code, member, _reason(error)))
         findings += _with_causes(found)
     for code, cross_rule in CROSS_RULES.items():
         try:
             with np.errstate(all="ignore"):
                 findings += [_finding(code, each, None) for each in cross_rule(stories, limits_of(code))]
-        except LackingError as lacking:
-            silent.append(Silent(code, None, str(lacking)))
+        except Exception as error:
+            silent.append(Silent(code, None, _reason(error)))
     return Diagnosis(tuple(sorted(findings, key=_rank)), tuple(silent))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, LackingError) else f"it failed on these records ({error!r})"
 
 
 def _finding(code: str, found: Found, member: int | None) -> Finding:

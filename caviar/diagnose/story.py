@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from caviar.core.records import Record
 from caviar.diagnose.facts import Facts
 
+MOST_CLASSES = 10_000_000
+
 Numbers = NDArray[np.float64]
 
 
@@ -31,7 +33,17 @@ class Curve(NamedTuple):
 
     @property
     def last(self) -> float:
-        return float(self.values[-1])
+        return float(self.some().values[-1])
+
+    @property
+    def largest(self) -> float:
+        return float(self.some().values.max())
+
+    def some(self) -> "Curve":
+        """Return the curve; LackingError where it is empty."""
+        if not len(self):
+            raise LackingError("a curve that it needs was never a number")
+        return self
 
     def take(self, chosen: NDArray[Any]) -> "Curve":
         """Return the points chosen by a mask or by positions."""
@@ -55,7 +67,7 @@ class Curve(NamedTuple):
 
     def median(self) -> float:
         """Return the middle value."""
-        return float(np.median(self.values))
+        return float(np.median(self.some().values))
 
 
 Place = tuple[str, str, str]
@@ -148,9 +160,9 @@ class Story:
         if self.facts.num_classes:
             return self.facts.num_classes
         if self.facts.task != "regression" and self.has("output_width", "train"):
-            width = round(self.curve("output_width", "train").last)
-            if width >= 2 and (self.facts.task == "classification" or self.has("accuracy", "dev")):
-                return width
+            width = self.curve("output_width", "train").finite().last
+            if 2 <= width <= MOST_CLASSES and (self.facts.task == "classification" or self.has("accuracy", "dev")):
+                return round(width)
         raise LackingError("the number of classes is not known")
 
     @property
@@ -214,6 +226,13 @@ class Story:
         share = min(max(value, 1.0 / rows), 1.0 - 1.0 / rows)
         return math.sqrt(share * (1 - share) / rows)
 
+    def at(self, name: str, steps: NDArray[np.int64], split: str = "", layer: str = "") -> Numbers:
+        """Return a curve's finite values at other steps, straight lines between them."""
+        curve = self.curve(name, split, layer).finite()
+        if not len(curve):
+            raise LackingError(f"{_described(split, layer, name)} was never a number")
+        return np.interp(steps, curve.steps, curve.values)
+
     def movement(self) -> float:
         """How far all steps together could have moved the weights, as a multiple of their size."""
         ratio = self.curve("update_ratio", "train", least=2).finite()
@@ -244,11 +263,15 @@ def stories(
 
 def blocks(values: Numbers, count: int) -> Numbers:
     """Return the means of `count` consecutive parts of about the same length (fewer when there are fewer values)."""
+    if not len(values):
+        raise LackingError("there are no finite values")
     count = max(1, min(count, len(values)))
     return np.array([part.mean() for part in np.array_split(values, count)])
 
 
 def level(values: Numbers, share: float, *, end: bool, least: int = 3) -> float:
     """Return the median of the first or last share of the values, of at least `least`."""
+    if not len(values):
+        raise LackingError("there are no finite values")
     count = min(len(values), max(least, round(share * len(values))))
     return float(np.median(values[-count:] if end else values[:count]))

@@ -22,7 +22,7 @@ def unrelated_labels(story: Story, limits: Limits) -> Iterator[Found]:
         return
     numbers = {"dev": best, "chance": chance, "margin": margin}
     if story.has(metric, "train"):
-        train = float(story.curve(metric, "train").values.max())
+        train = story.curve(metric, "train").largest
         numbers["train"] = train
         if train > best + max(limits["memorised"], limits["errors"] * error):
             message = (

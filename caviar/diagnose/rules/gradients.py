@@ -18,12 +18,11 @@ def _depth_ratio(story: Story, looks: int) -> tuple[float, str, str, Curve]:
     names = [layer.name for layer in story.facts.layers if layer.name in curves and "mbedding" not in layer.kind]
     if len(names) < 3:
         raise LackingError("it takes three layers with gradients")
-    sizes = story.by_layer("weight_norm", "")
     steps = set.intersection(*(set(curves[name].steps.tolist()) for name in names))
     pull = {}
     for name in names:
         chosen = [i for i, step in enumerate(curves[name].steps.tolist()) if step in steps]
-        weights = np.interp(curves[name].steps[chosen], sizes[name].steps, sizes[name].values)
+        weights = story.at("weight_norm", curves[name].steps[chosen], layer=name)
         pull[name] = curves[name].values[chosen] / np.maximum(weights, 1e-12)
     known = [name for name in names[1:-1] if np.isfinite(pull[name]).any()]
     if not known:

@@ -97,8 +97,8 @@ def shrinking_weights(story: Story, limits: Limits) -> Iterator[Found]:
     norms = story.curve("weight_norm", least=int(limits["looks"])).finite()
     if len(norms) < 2:
         raise LackingError("weights were hardly ever finite")
-    decay = story.curve("weight_decay").finite().values.max() if story.has("weight_decay") else 0.0
-    rate = story.curve("learning_rate").finite().values.max() if story.has("learning_rate") else 0.0
+    decay = story.curve("weight_decay").finite().largest if story.has("weight_decay") else 0.0
+    rate = story.curve("learning_rate").finite().largest if story.has("learning_rate") else 0.0
     strength = float(rate * max(decay, story.facts.l2))
     left = norms.last / max(float(norms.values[0]), 1e-12)
     end = level(story.losses.finite().values, 0.1, end=True)
@@ -111,26 +111,25 @@ def shrinking_weights(story: Story, limits: Limits) -> Iterator[Found]:
             f"the weights have shrunk to {percent(left)} of what they were, and the loss stands at {say(end)}: the "
             f"penalty (weight decay {say(float(decay))}) is stronger than what the data teach."
         )
-        yield Found("error", surely(limits["left"] / left, 1, 5), message, {"left": left, "decay": float(decay)})
+        yield Found("error", surely(limits["left"] / max(left, 1e-12), 1, 5), message, {"left": left, "decay": float(decay)})
 
 
 def drowning_penalty(story: Story, limits: Limits) -> Iterator[Found]:
     """REG002: penalties pull harder than the data."""
     looks = int(limits["looks"])
-    gradient, weight = story.curve("gradient_norm", "train", least=looks).finite(), story.curve("weight_norm").finite()
+    gradient = story.curve("gradient_norm", "train", least=looks).finite()
     if len(gradient) < looks:
         raise LackingError("gradients were hardly ever finite")
-    decay = float(story.curve("weight_decay").finite().values.max()) if story.has("weight_decay") else 0.0
-    sizes = np.interp(gradient.steps, weight.steps, weight.values)
+    decay = story.curve("weight_decay").finite().largest if story.has("weight_decay") else 0.0
+    sizes = story.at("weight_norm", gradient.steps)
     decoupled = any(word in story.facts.optimizer.lower() for word in DECOUPLED)
     inside = story.facts.l2 + (0.0 if decoupled else decay)
     count = sum(layer.fan_in * layer.units for layer in story.facts.layers)
     pulls = inside * sizes + story.facts.l1 * count**0.5  # the gradient of an L1 penalty is +-l1 for every weight
     pull = float(np.median(pulls / np.maximum(gradient.values, 1e-30)))
     if decoupled and decay:
-        ratio, rate = story.curve("update_ratio", "train").finite(), story.curve("learning_rate").finite()
-        rates = np.interp(ratio.steps, rate.steps, rate.values)
-        share = float(np.median(rates * decay / np.maximum(ratio.values, 1e-30)))
+        ratio = story.curve("update_ratio", "train").finite()
+        share = float(np.median(story.at("learning_rate", ratio.steps) * decay / np.maximum(ratio.values, 1e-30)))
         pull = max(pull, share / max(1 - share, 0.02))
     end = level(story.losses.finite().values, 0.1, end=True)
     if pull > limits["pull"]:

@@ -14,8 +14,7 @@ def _typical_ratio(story: Story, layer: str = "", looks: int = 2) -> float:
     if not len(ratio):
         raise LackingError("no update was looked at behind the start")
     if story.has("learning_rate"):
-        rate = story.curve("learning_rate").finite()
-        rates = np.interp(ratio.steps, rate.steps, rate.values)
+        rates = story.at("learning_rate", ratio.steps)
         ratio = ratio.take(rates >= rates.max() / 2)
     return ratio.median()
 
@@ -160,7 +159,7 @@ def plateau(story: Story, limits: Limits) -> Iterator[Found]:
     before, after = float(parts[8:12].mean()), float(parts[-4:].mean())
     gained = (before - after) / max(abs(before), 1e-12)
     fell = (float(parts[0]) - before) / max(abs(float(parts[0])), 1e-12)
-    same = rate.last > limits["rate"] * float(rate.values.max())
+    same = rate.last > limits["rate"] * rate.largest
     poor = after > limits["poor"] * story.known_baseline
     if abs(gained) < limits["gained"] and fell > limits["fell"] and same and poor:
         message = f"the loss has stood at {say(after)} for half the run, and the learning rate at {say(rate.last)}."
@@ -170,8 +169,8 @@ def plateau(story: Story, limits: Limits) -> Iterator[Found]:
 def decayed_too_soon(story: Story, limits: Limits) -> Iterator[Found]:
     """LR009: the rate went to next to nothing while the loss was still falling."""
     losses = story.need_steps(int(limits["steps"]))
-    rate = story.curve("learning_rate", least=3).finite()
-    rates = np.interp(losses.steps, rate.steps, rate.values)
+    story.curve("learning_rate", least=3)
+    rates = story.at("learning_rate", losses.steps)
     peak = int(rates.argmax())
     low = np.flatnonzero((rates < limits["of_peak"] * rates.max()) & (np.arange(len(rates)) > peak))
     if not len(low):
@@ -194,7 +193,7 @@ def decayed_too_soon(story: Story, limits: Limits) -> Iterator[Found]:
 
 def momentum_too_high(story: Story, limits: Limits) -> Iterator[Found]:
     """LR010: momentum remembers longer than training can bear."""
-    momentum = story.curve("momentum").finite().values.max()
+    momentum = story.curve("momentum").finite().largest
     if momentum < limits["momentum"]:
         return
     losses = story.losses.finite().values

@@ -60,8 +60,7 @@ def _progress(story: Story, steps: "np.typing.NDArray[np.int64]", count: int) ->
     """Return the share of all learning-rate-weighted steps done by the end of each part."""
     rates = np.ones(len(steps))
     if story.has("learning_rate"):
-        curve = story.curve("learning_rate").finite()
-        rates = np.interp(steps, curve.steps, curve.values) if len(curve) else rates
+        rates = story.at("learning_rate", steps)
     total = np.cumsum(rates)
     ends = [part[-1] for part in np.array_split(total, count)]
     return np.array(ends) / max(float(total[-1]), 1e-30)
