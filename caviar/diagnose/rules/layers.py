@@ -111,7 +111,9 @@ def shrinking_weights(story: Story, limits: Limits) -> Iterator[Found]:
             f"the weights have shrunk to {percent(left)} of what they were, and the loss stands at {say(end)}: the "
             f"penalty (weight decay {say(float(decay))}) is stronger than what the data teach."
         )
-        yield Found("error", surely(limits["left"] / max(left, 1e-12), 1, 5), message, {"left": left, "decay": float(decay)})
+        yield Found(
+            "error", surely(limits["left"] / max(left, 1e-12), 1, 5), message, {"left": left, "decay": float(decay)}
+        )
 
 
 def drowning_penalty(story: Story, limits: Limits) -> Iterator[Found]:
