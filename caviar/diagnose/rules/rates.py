@@ -208,21 +208,24 @@ def momentum_too_high(story: Story, limits: Limits) -> Iterator[Found]:
 def spikes(story: Story, limits: Limits) -> Iterator[Found]:
     """LR011: the loss jumps up all of a sudden."""
     losses = story.need_steps(int(limits["steps"]))
-    smooth = _rolling(losses.values)
-    width = int(limits["window"])
-    windows = np.lib.stride_tricks.sliding_window_view(losses.values, width)
-    before, after = np.median(windows, axis=1)[:-1], smooth[width:]
-    before = before[: len(after)]
-    jump = after / np.maximum(before, 1e-12)
-    high = (jump > limits["times"]) & (after > limits["of_baseline"] * story.known_baseline)
-    if not high.any() or not story.known_baseline:
+    baseline = story.baseline
+    width, stay = int(limits["window"]), int(limits["stay"])
+    windows = np.lib.stride_tricks.sliding_window_view(losses.values, width)[: -stay or None]
+    later = np.median(np.lib.stride_tricks.sliding_window_view(losses.values[width:], stay), axis=1)
+    windows, later = windows[: len(later)], later[: len(windows)]
+    before = np.median(windows, axis=1)
+    jump = later / np.maximum(
+        before, 1e-12
+    )  # several steps in a row above all of those before: more than one odd batch
+    high = (jump > limits["times"]) & (later > windows.max(axis=1)) & (later > limits["of_baseline"] * baseline)
+    if not high.any():
         return
-    at = int(jump.argmax() if high[jump.argmax()] else np.flatnonzero(high)[0])
+    at = int(np.argmax(np.where(high, jump, 0.0)))
     step, end = int(losses.steps[at + width]), level(losses.values, 0.05, end=True)
     back = end < limits["back"] * before[at]
-    message = f"the loss jumped from {say(before[at])} to {say(after[at])} at step {step}"
+    message = f"the loss jumped from {say(before[at])} to {say(later[at])} at step {step}"
     message += "; it has come back since." if back else f", and is {say(end)} now."
-    numbers = {"before": float(before[at]), "peak": float(after[at]), "end": end}
+    numbers = {"before": float(before[at]), "peak": float(later[at]), "end": end}
     yield Found(graver(not back), 0.75, message, numbers, step=step, split="train")
 
 
