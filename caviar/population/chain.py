@@ -14,7 +14,7 @@ from caviar.population.chain_group import Common, Group
 from caviar.population.chain_links import Batch, Link
 from caviar.population.chain_loss import Loss, build_chain_loss
 from caviar.population.chain_onednn import has_onednn, onednn_is_faster
-from caviar.population.cohort import Cohort, Step
+from caviar.population.cohort import Blocks, Cohort, Step, Task
 
 GROUP_BYTES = 8_000_000
 """Weights and momenta of the members that a step takes together: what a core's share of the cache holds well."""
@@ -97,6 +97,13 @@ class Chain:
             signal = signal.expand(2, -1)
         found = torch.cat([group.evaluate(signal.t().unsqueeze(0)) for group in self._groups])
         return found[:, : self._num_outputs, : len(inputs)].transpose(1, 2).contiguous()
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for group in self._groups:
+            yield group.start, group.live()
 
     def state(self) -> dict[str, Tensor]:
         parts = [group.state() for group in self._groups]

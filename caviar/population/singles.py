@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from caviar.core.seeds import set_generator
 from caviar.nn import Regularizer, build_regularizer
 from caviar.optim import build_optimizer, clip_gradients, set_learning_rate, set_momentum
-from caviar.population.cohort import Cohort, Number, Step
+from caviar.population.cohort import Blocks, Cohort, Number, Step, Task
 from caviar.population.modules import Weights, draws_globally, make_member, own_draws, weigh_batch_norms
 from caviar.population.objective import MembersLoss, member_loss
 from caviar.population.rules import (
@@ -53,12 +53,7 @@ class Single:
             self.module.train()
         if weights is not None and not bool(weights.any()):
             return self._passed_over(step, weights)
-        self.weights.now = weights
-        for parameter in self._parameters:
-            parameter.grad = None
-        with self._drawing(), self._casting(step.inputs.device):
-            loss = self._loss(self.module(step.inputs), step.targets, weights)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.differentiate(step, weights)
         if self._regularizer is not None:
             self._regularizer.add_gradients()
         if self._clip_norm is not None:
@@ -66,6 +61,16 @@ class Single:
         self.optimizer.step()
         if self._regularizer is not None:
             self._regularizer.constrain()
+        return loss
+
+    def differentiate(self, step: Step, weights: Tensor | None) -> Tensor:
+        """Leave the gradients of the loss with the parameters, penalties not included, and return the loss."""
+        self.weights.now = weights
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self._drawing(), self._casting(step.inputs.device):
+            loss = self._loss(self.module(step.inputs), step.targets, weights)
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _passed_over(self, step: Step, weights: Tensor) -> Tensor:
@@ -123,6 +128,13 @@ class Singles:
 
     def outputs(self, inputs: Tensor) -> Tensor:
         return torch.stack([single.outputs(inputs) for single in self._members])
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for member, single in enumerate(self._members):
+            yield member, {name: tensor.unsqueeze(0) for name, tensor in single.module.state_dict().items()}
 
     def state(self) -> dict[str, Tensor]:
         found = [_state_of(single) for single in self._members]
