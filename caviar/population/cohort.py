@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caviar.nn.settings import LossSettings, RegularizationSettings
 from caviar.optim.settings import OptimizerSettings
+from caviar.population.views import Shared, slice_of
 
 Number = float | Tensor
 """One number for all members, or a tensor of shape [members]."""
@@ -80,13 +81,14 @@ class Cohort:
 class Step(NamedTuple):
     """One training step: a batch common to all members, and what schedules say of it.
 
-    inputs: (batch, ...), prepared for the network. targets: (batch,), or (batch, classes) shares of soft labels.
+    inputs: (batch, ...), prepared for the network. targets: (batch,), or (batch, classes) shares of soft labels. Both
+    may be `Views`, where members see them in different ways.
     weights: (members, batch) float, at least 0, or None: each member's loss is sum(w * loss) / sum(w); a member whose
     weights are all 0 is not updated in this step. learning_rate, momentum: None leaves what is in use.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Shared
+    targets: Shared
     weights: Tensor | None = None
     learning_rate: Number | None = None
     momentum: Number | None = None
@@ -94,10 +96,12 @@ class Step(NamedTuple):
     def slice(self, start: int, end: int) -> "Step":
         """Return the step as the members from `start` to before `end` see it."""
         weights = None if self.weights is None else self.weights[start:end]
-        return self._replace(
-            weights=weights,
-            learning_rate=_slice(self.learning_rate, start, end),
-            momentum=_slice(self.momentum, start, end),
+        return Step(
+            slice_of(self.inputs, start, end),
+            slice_of(self.targets, start, end),
+            weights,
+            _slice(self.learning_rate, start, end),
+            _slice(self.momentum, start, end),
         )
 
 
@@ -123,7 +127,7 @@ class Executor(Protocol):
     def losses(self) -> Tensor:
         """Wait, and return the losses (steps since the last call, members) of what was trained, on the CPU."""
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Shared) -> Tensor:
         """Wait, and return every member's outputs (members, batch, ...) in evaluation mode."""
 
     def visit(self, task: "Task") -> None:

@@ -18,6 +18,7 @@ from caviar.population.cohort import NAMES, Cohort, Executor, Step, Task
 from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
 from caviar.population.modules import copy_template, make_member, stack_weights
 from caviar.population.singles import under
+from caviar.population.views import Shared, member_of
 
 Source = nn.Module | Callable[[], nn.Module]
 
@@ -139,8 +140,8 @@ class Population:
 
     def step(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Shared,
+        targets: Shared,
         weights: Tensor | None = None,
         *,
         learning_rate: float | Tensor | None = None,
@@ -148,8 +149,9 @@ class Population:
     ) -> None:
         """Train every member on one batch; nothing is waited for.
 
-        inputs: (batch, ...). targets: (batch,). weights: (members, batch) of the examples, or None: the loss is
-        sum(w * loss) / sum(w), batch norm weighs its statistics alike, and a member whose weights are all 0 rests.
+        inputs: (batch, ...). targets: (batch,). Either may be `Views`, where members see it in different ways.
+        weights: (members, batch) of the examples, or None: the loss is sum(w * loss) / sum(w), batch norm weighs its
+        statistics alike, and a member whose weights are all 0 rests.
         learning_rate, momentum: from this step on, a number or [members].
         """
         self.take(Step(inputs, targets, weights, learning_rate, momentum))
@@ -181,12 +183,12 @@ class Population:
         """Wait, and return the losses (steps since the last call, members), on the CPU."""
         return torch.zeros(0, len(self)) if self._executor is None else self._executor.losses()
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Shared) -> Tensor:
         """Wait, and return every member's outputs (members, batch, ...) in evaluation mode."""
         if self._executor is None:
             modules = [self.member(number).eval() for number in range(len(self))]
             with torch.no_grad():
-                return torch.stack([module(inputs).float() for module in modules])
+                return torch.stack([m(member_of(inputs, n)).float() for n, m in enumerate(modules)])
         return self._executor.outputs(inputs)
 
     def state(self) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from caviar.population.cohort import Blocks, Executor, Step, Task
+from caviar.population.views import Shared, slice_of
 
 AHEAD = 8
 """Steps that may wait for a thread: enough that none runs dry, few enough that batches do not fill memory."""
@@ -98,8 +99,11 @@ class SideBySide:
     def losses(self) -> Tensor:
         return torch.cat(self._gather(lambda part: part.losses()), dim=1)
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        return torch.cat(self._gather(lambda part: part.outputs(inputs)))
+    def outputs(self, inputs: Shared) -> Tensor:
+        shares = {
+            part: slice_of(inputs, start, end) for part, (start, end) in zip(self._parts, self._bounds, strict=True)
+        }
+        return torch.cat(self._gather(lambda part: part.outputs(shares[part])))
 
     def state(self) -> dict[str, Tensor]:
         parts = self._gather(lambda part: part.state())

@@ -19,6 +19,7 @@ from caviar.population import Cohort, Executor, Population, Step
 from caviar.population.lower import lower
 from caviar.population.memory import saved_bytes
 from caviar.population.modules import copy_template, draws_globally
+from caviar.population.views import member_of
 
 LOOK_BYTES = 1 << 28
 """Activations and gradients of the members that a thread looks at together take at most so much."""
@@ -123,7 +124,7 @@ def subject_of(cohort: Cohort, plain: bool, step: Step, *, everything: bool) -> 
     template = copy_template(cohort.template).train()
     layout = Layout.of(template, everything=everything)
     names = {id(parameter): name for name, parameter in template.named_parameters()}
-    swaps = draws_globally(cohort.template, step.inputs)
+    swaps = draws_globally(cohort.template, member_of(step.inputs, 0))
     lowered = None if plain or swaps else lower(template)
     cumulative = any(isinstance(module, _BatchNorm) and module.momentum is None for module in template.modules())
     if isinstance(lowered, str) or cumulative:

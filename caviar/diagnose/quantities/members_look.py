@@ -21,6 +21,7 @@ from caviar.population.layers import Context
 from caviar.population.lower import Lowered
 from caviar.population.objective import members_loss
 from caviar.population.singles import Single
+from caviar.population.views import Shared, stack_of
 
 
 class Kind(NamedTuple):
@@ -88,8 +89,7 @@ class Part:
         if kind.full and kind.early:
             self._weights(first=kind.first)
             if self._subject.lowered is not None:
-                read_inputs(step.inputs.detach(), NOWHEN, _Sink(self, self._all))  # type: ignore[arg-type]
-                read_scales(step.inputs.detach(), NOWHEN, _Sink(self, self._all))  # type: ignore[arg-type]
+                self._inputs(step.inputs)
 
     @torch.no_grad()
     def after(self, executor: Executor, moment: Moment, pending: MembersPending) -> None:
@@ -148,7 +148,7 @@ class Part:
         context = Context(tensors, cohort.draws, cohort.value("dropout", None), True, step.weights, listen)
         with torch.autocast(step.inputs.device.type, dtype=torch.bfloat16, enabled=cohort.autocast):
             outputs = lowered(step.inputs, context)
-            losses = members_loss(cohort)(outputs, step.targets, step.weights)
+            losses = members_loss(cohort)(outputs, stack_of(step.targets), step.weights)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         if kind.full:
             for measured in signals.collect(outputs.detach(), cohort.weights, tensors, early=kind.early):
@@ -163,7 +163,7 @@ class Part:
         signals = Signals(single.module, layout, self._memories[own.start].silent, kind.num_looks - 1)
         if kind.full:
             signals.attach(inside=True)
-        single.differentiate(step, None if step.weights is None else step.weights[0])
+        single.differentiate(step, 0)
         if kind.full:
             signals.collect(NOWHEN, _Sink(self, own), early=kind.early)  # type: ignore[arg-type]
             signals.detach()
@@ -196,6 +196,17 @@ class Part:
         for own, reached, norms in self._norms:
             facts = learning(layout, set(reached), range(len(names)))
             self.add(own, torch.tensor([list(facts.values())]).expand(len(norms), -1), emit_as(list(facts)))
+
+    @torch.no_grad()
+    def _inputs(self, inputs: Shared) -> None:
+        views = (
+            [(inputs, self._all)]
+            if isinstance(inputs, Tensor)
+            else [(inputs.member(member), slice(member, member + 1)) for member in range(len(self._trials))]
+        )
+        for batch, own in views:
+            read_inputs(batch, NOWHEN, _Sink(self, own))  # type: ignore[arg-type]
+            read_scales(batch, NOWHEN, _Sink(self, own))  # type: ignore[arg-type]
 
 
 class _Sink:
