@@ -15,7 +15,7 @@ from caviar.population.chain_links import Batch, Link
 from caviar.population.chain_loss import Loss, build_chain_loss
 from caviar.population.chain_onednn import has_onednn, onednn_is_faster
 from caviar.population.chain_products import members_empty
-from caviar.population.cohort import Cohort, Step
+from caviar.population.cohort import Blocks, Cohort, Step, Task
 from caviar.population.views import Shared, Views
 
 GROUP_BYTES = 8_000_000
@@ -108,6 +108,13 @@ class Chain:
         else:
             found = torch.cat([group.evaluate(features) for group in self._groups])
         return found[:, : self._num_outputs, : len(inputs)].transpose(1, 2).contiguous()
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for group in self._groups:
+            yield group.start, group.live()
 
     def state(self) -> dict[str, Tensor]:
         parts = [group.state() for group in self._groups]

@@ -1,6 +1,6 @@
 """Members of one architecture, and what an executor does with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -105,6 +105,13 @@ class Step(NamedTuple):
         )
 
 
+Task = Callable[["Executor", int], None]
+"""Given the executor of consecutive members, and the place of the first of them."""
+
+Blocks = Iterator[tuple[int, Mapping[str, Tensor]]]
+"""The place of a block's first member, and tensors by the template's names, (members of the block, ...)."""
+
+
 class Executor(Protocol):
     """Trains the members of a cohort. Every executor computes the same steps; they differ in how.
 
@@ -122,6 +129,12 @@ class Executor(Protocol):
 
     def outputs(self, inputs: Shared) -> Tensor:
         """Wait, and return every member's outputs (members, batch, ...) in evaluation mode."""
+
+    def visit(self, task: "Task") -> None:
+        """Have `task` done where members are trained, after the steps so far; do not wait for it."""
+
+    def live(self) -> "Blocks":
+        """Yield weights and buffers as they are, of all members in some blocks; to be called within `visit` only."""
 
     def state(self) -> dict[str, Tensor]:
         """Wait, and return copies of all that going on needs."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from caviar.core.errors import InputError
 from caviar.population.chain import build_chain
-from caviar.population.cohort import Cohort, Executor, Step
+from caviar.population.cohort import Blocks, Cohort, Executor, Step, Task
 from caviar.population.side_by_side import SideBySide
 from caviar.population.singles import Singles
 from caviar.population.stacked import build_stacked
@@ -72,6 +72,14 @@ class InTurn:
 
     def outputs(self, inputs: Shared) -> Tensor:
         return torch.cat([part.outputs(slice_of(inputs, start, end)) for part, start, end in self._bounds()])
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for part, start, _ in self._bounds():
+            for first, tensors in part.live():
+                yield start + first, tensors
 
     def state(self) -> dict[str, Tensor]:
         states = [part.state() for part in self._parts]

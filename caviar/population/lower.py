@@ -54,7 +54,11 @@ class Lowered:
         if node.op == "call_module":
             (argument,) = node.args
             name = str(node.target)
-            return apply_layer(self._modules[name], self._own_name(name), values[argument], context)
+            module, name = self._modules[name], self._own_name(name)
+            outputs = apply_layer(module, name, values[argument], context)
+            if context.listen is not None:
+                context.listen(module, name, values[argument], outputs)
+            return outputs
         arguments = _filled(node.args, values)
         options = _filled(node.kwargs, values)
         if node.op == "call_method":

@@ -14,7 +14,7 @@ from caviar.core.members import check_range
 from caviar.core.seeds import MAX_SEED, derive_seed, generator_for, set_generator
 from caviar.nn.settings import LossSettings
 from caviar.optim.settings import OPTIMIZERS, OptimizerSettings
-from caviar.population.cohort import NAMES, Cohort, Executor, Step
+from caviar.population.cohort import NAMES, Cohort, Executor, Step, Task
 from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
 from caviar.population.modules import copy_template, make_member, stack_weights
 from caviar.population.singles import under
@@ -167,6 +167,17 @@ class Population:
             self.prepare([step])
         assert self._executor is not None
         self._executor.step(step)
+
+    def visit(self, task: Task, example: Step) -> None:
+        """Have `task` done where members are trained, after the steps so far and before the next; do not wait for it.
+
+        It is called once for each thread, with an executor of consecutive members and the place of the first of them.
+        example: a step of the usual batch size.
+        """
+        if self._executor is None:
+            self.prepare([example])
+        assert self._executor is not None
+        self._executor.visit(task)
 
     def losses(self) -> Tensor:
         """Wait, and return the losses (steps since the last call, members), on the CPU."""

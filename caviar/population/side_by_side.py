@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caviar.population.cohort import Executor, Step
+from caviar.population.cohort import Blocks, Executor, Step, Task
 from caviar.population.views import Shared, slice_of
 
 AHEAD = 8
@@ -86,6 +86,15 @@ class SideBySide:
                 raise worker.error
             own = step.slice(start, end)
             worker.put(lambda part=part, own=own: part.step(own))  # type: ignore[misc]
+
+    def visit(self, task: Task) -> None:
+        for part, worker, (start, _) in self._all():
+            worker.put(lambda part=part, start=start: task(part, start))  # type: ignore[misc]
+
+    def live(self) -> Blocks:
+        for part, _, (start, _) in self._all():
+            for first, tensors in part.live():
+                yield start + first, tensors
 
     def losses(self) -> Tensor:
         return torch.cat(self._gather(lambda part: part.losses()), dim=1)

@@ -16,7 +16,7 @@ from caviar.optim.build_rule import rule_of
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plain import plain
 from caviar.optim.settings import MuonSettings
-from caviar.population.cohort import Cohort, Step
+from caviar.population.cohort import Blocks, Cohort, Step, Task
 from caviar.population.layers import Context, NotLoweredError
 from caviar.population.lower import Lowered, canonical_names, lower
 from caviar.population.modules import make_member, own_draws
@@ -156,6 +156,12 @@ class Stacked:
         if self._cohort.autocast:
             return torch.autocast(device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        yield 0, {name: self._tensors[first].detach() for name, first in self._lowered.names.items()}
 
     def state(self) -> dict[str, Tensor]:
         found = {name: tensor.detach().clone() for name, tensor in self._live_state().items()}
