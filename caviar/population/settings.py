@@ -17,6 +17,8 @@ class PopulationSettings(Settings):
 
     members: Annotated[int, Field(ge=1, le=100_000)] = 1
     """models that train together, each with weights and dropout of its own"""
+    folds: NoneWord | Annotated[int, Field(ge=2, le=1000)] = "none"
+    """cross-validation: every member is trained once without each fold, which judges it, and once on all folds"""
     executor: Auto | Literal["singles", "stacked", "chain"] = "auto"
     """singles (one module each), stacked (one stack of tensors), chain (a stack without autograd); auto: the fastest"""
     size: Auto | Annotated[int, Field(ge=1)] = "auto"
@@ -65,11 +67,25 @@ class PopulationSettings(Settings):
                 )
 
     @property
+    def views(self) -> int:
+        """How often every member is trained: once, or with k folds once without each of them and once on all."""
+        return self.folds + 1 if isinstance(self.folds, int) else 1
+
+    @property
+    def trials(self) -> int:
+        """How many models train in all; member m without fold f is trial m * views + f, and on all folds the last."""
+        return self.members * self.views
+
+    def trial_lists(self) -> dict[str, tuple[float, ...]]:
+        """Return the hyperparameters in which members differ, by name, with one entry for each trial."""
+        return {name: tuple(v for v in values for _ in range(self.views)) for name, values in self.lists().items()}
+
+    @property
     def is_one(self) -> bool:
         """Whether this is the training of a single model, without anything of its own."""
-        return self.members == 1 and not self.lists()
+        return self.trials == 1 and not self.lists()
 
 
 HYPERPARAMETERS = tuple(
-    name for name in PopulationSettings.model_fields if name not in ("members", "executor", "size", "threads")
+    name for name in PopulationSettings.model_fields if name not in ("members", "folds", "executor", "size", "threads")
 )

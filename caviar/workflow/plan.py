@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -38,6 +39,7 @@ from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLP
 from caviar.optim import build_optimizer
 from caviar.recipe import Recipe, Sparse, from_dict, from_recipe, merge, parse_assignment, validate
 from caviar.train.batching import batch_bounds
+from caviar.train.folds import Folds
 from caviar.workflow.prepare import Prepared, prepare
 from caviar.workflow.resolve import resolve
 from caviar.workflow.source import InMemory, Progress, kind_of, open_source
@@ -53,7 +55,7 @@ class Plan:
     """All that is known before the run's folder exists.
 
     layers: of the network, for a person to read; () where a foreign module cannot be listed. notices: sentences for
-    the user.
+    the user. folds: of the rows that are not test, which then are all in train; or None.
     """
 
     recipe: Recipe
@@ -64,6 +66,7 @@ class Plan:
     device: torch.device
     layers: tuple[LayerSummary, ...]
     notices: tuple[str, ...]
+    folds: Folds | None = None
 
 
 @contextlib.contextmanager
@@ -86,9 +89,11 @@ def make_plan(
     allow_code: bool = False,
     progress: Progress | None = None,
     same_data: bool = False,
+    pooled: bool = False,
 ) -> Plan:
     """Read the data, split it, choose every "auto", fit the preprocessing, build the model, and try one batch.
 
+    pooled: dev's rows join those of train where the recipe asks for folds, which take dev's place.
     Data with another digest than the recipe states is refused with `same_data`, else it is worth a notice.
 
     Raises:
@@ -119,6 +124,8 @@ def make_plan(
         groups=raw.groups,
         class_names=raw.classes,
     )
+    if pooled and recipe.population.folds != "none":
+        splits = Splits(np.sort(np.concatenate([splits.train, splits.dev])), splits.dev[:0], splits.test)
     resolve_loss(recipe.loss, raw.task, len(raw.classes))
     resolved = resolve(recipe, raw, splits)
     assert isinstance(resolved.device.threads, int)
@@ -174,7 +181,10 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
     own = isinstance(recipe.model, MLPSettings | ConvNetSettings)
     model = None if own else _foreign_model(recipe, given)
     convolves = isinstance(recipe.model, ConvNetSettings) or (model is not None and has_convolutions(model))
-    prepared = prepare(raw, splits, recipe, device, channels_last=convolves and raw.kind == "pictures")
+    prepared = prepare(
+        raw, splits, recipe, device,
+        channels_last=convolves and raw.kind == "pictures", copies=recipe.population.views,
+    )  # fmt: skip
     example = prepared.prepare(example_batch(prepared, device))
     if model is None:
         assert isinstance(recipe.model, MLPSettings | ConvNetSettings)
@@ -271,6 +281,7 @@ def updates(**flags: Any) -> Sparse:
         "seed": ("seed",),
         "device": ("device", "name"),
         "members": ("population", "members"),
+        "folds": ("population", "folds"),
         "care": ("training", "care"),
         "target": ("data", "target"),
         "dev": ("data", "dev"),

@@ -60,12 +60,21 @@ class Run:
         return load_bundle(self.path, self.module)
 
     def member(self, trial: int) -> Bundle:
-        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial."""
+        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial.
+
+        Not of one that held out a fold: its preprocessing was the fold's own, and is not kept.
+        """
         path = self.path / "checkpoints" / BEST_FILE
         weights = read_checkpoint(path).tensors
-        members = self.recipe.population.members
-        if not 0 <= trial < members or members == 1:
-            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {members} members, from 0.")
+        settings = self.recipe.population
+        trials, views = settings.trials, settings.views
+        if not 0 <= trial < trials or trials == 1:
+            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {trials} members, from 0.")
+        if views > 1 and trial % views != views - 1:
+            raise InputError(
+                f"trial {trial} held out a fold, and its preprocessing is not kept. Those trained on all rows are "
+                f"{', '.join(str(whole) for whole in range(views - 1, trials, views))}."
+            )
         network = copy.deepcopy(self.bundle.network)
         network.load_state_dict({name: weights[name][trial] for name in network.state_dict()})
         return replace(self.bundle, network=network)

@@ -136,7 +136,7 @@ def members_tables(summary: dict[str, Any]) -> list[Table | str]:
     table = plain_table("over members", "mean", "std", "best", "worst")
     for key, values in spread.items():
         split, name = key.split("_", 1)
-        numbers = [_measured(name, values[what]) for what in ("mean", "std", "best", "worst")]
+        numbers = [measured_word(name, values[what]) for what in ("mean", "std", "best", "worst")]
         table.add_row(f"{split} {name}", *numbers)
     fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
     said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
@@ -152,7 +152,7 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
     table = plain_table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
     for trial in ranked[:MAX_TRIALS]:
-        values = [_measured(key, trial[key]) if key in trial else "-" for key in shown]
+        values = [measured_word(key, trial[key]) if key in trial else "-" for key in shown]
         numbers = [f"{trial[key]:.4g}" for key in varied]
         table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
@@ -161,7 +161,8 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
     return table
 
 
-def _measured(name: str, value: float | str) -> str:
+def measured_word(name: str, value: float | str) -> str:
+    """Return a number as its name asks for: an accuracy in percent."""
     if isinstance(value, str):
         return value
     return f"{value:.2%}" if "accuracy" in name else _number(value)
@@ -185,6 +186,8 @@ def _decisions(plan: "Plan") -> list[str]:
     recipe, splits, training = plan.recipe, plan.splits, plan.recipe.training
     task = f"Classification, {len(plan.raw.classes)} classes" if plan.raw.classes else "Regression"
     rows = f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows"
+    if not len(splits.dev):
+        rows = f"{len(splits.train):,} rows in {recipe.population.folds} folds, {len(splits.test):,} test rows"
     threads = "1 thread" if recipe.device.threads == 1 else f"{recipe.device.threads} threads"
     machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"
