@@ -1,6 +1,6 @@
 """What a recipe says about training many models at once: the section [population]."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from caviar.core.settings import Auto, NoneWord, Settings
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Kind = Literal["singles", "stacked", "chain"]
+Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class PopulationSettings(Settings):
@@ -17,11 +20,13 @@ class PopulationSettings(Settings):
 
     members: Annotated[int, Field(ge=1, le=100_000)] = 1
     """models that train together, each with weights and dropout of its own"""
-    executor: Auto | Literal["singles", "stacked", "chain"] = "auto"
+    vary: dict[str, Any] = Field(default_factory=dict)
+    """any other settings in which members differ: { "training.batch_size" = [32, 64] }, one for each member"""
+    executor: Auto | Kind | tuple[Kind, ...] = "auto"
     """singles (one module each), stacked (one stack of tensors), chain (a stack without autograd); auto: the fastest"""
-    size: Auto | Annotated[int, Field(ge=1)] = "auto"
+    size: Auto | Count | tuple[Count, ...] = "auto"
     """members that an executor holds at a time; auto: chosen by timing"""
-    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    threads: Auto | Threads | tuple[Threads, ...] = "auto"
     """executors that run at once, each on one CPU thread; auto: chosen by timing"""
     learning_rate: NoneWord | tuple[Positive, ...] = "none"
     """one for each member, in place of optimizer.learning_rate"""
@@ -67,9 +72,9 @@ class PopulationSettings(Settings):
     @property
     def is_one(self) -> bool:
         """Whether this is the training of a single model, without anything of its own."""
-        return self.members == 1 and not self.lists()
+        return self.members == 1 and not self.lists() and not self.vary
 
 
 HYPERPARAMETERS = tuple(
-    name for name in PopulationSettings.model_fields if name not in ("members", "executor", "size", "threads")
+    name for name in PopulationSettings.model_fields if name not in ("members", "vary", "executor", "size", "threads")
 )

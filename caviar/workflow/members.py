@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from caviar.core.errors import InputError, RunError
+from caviar.core.examples import SplitName
 from caviar.core.jsonable import jsonable
 from caviar.core.seeds import generator_for
 from caviar.nn import adapt_model, build_loss, build_model, has_batch_norm, load_callable, looks_at_data, resolve_loss
@@ -16,7 +17,7 @@ from caviar.nn.settings import CodeSettings, ConvNetSettings, MLPSettings
 from caviar.optim import build_momentum_schedule, build_schedule, momentum_of
 from caviar.optim.schedule_settings import PlateauSettings
 from caviar.population import Cohort, Layout, Population, Timing, candidates, choose
-from caviar.population.memory import describe_memory, fitting, predict_memory
+from caviar.population.memory import Memory, describe_memory, fitting, predict_memory
 from caviar.population.modules import copy_template, stack_weights
 from caviar.population.population import check_values, member_draws
 from caviar.recipe import Recipe
@@ -30,9 +31,25 @@ def lay_out(plan: Plan) -> tuple[Plan, list[str], list[Timing]]:
 
     The choice stands in the resolved recipe, so that a rerun or a resume repeats it.
     """
-    settings = plan.recipe.population
-    if settings.is_one:
+    if plan.recipe.population.is_one:
         return plan, [], []
+    laid = lay_out_members(plan)
+    said = f"{plan.recipe.population.members} members, {laid.layout}; {describe_memory(laid.memory)}"
+    return laid.plan, [said], laid.timings
+
+
+class LaidOut(NamedTuple):
+    """A plan whose recipe says how its members are run, and how that was chosen."""
+
+    plan: Plan
+    layout: Layout
+    memory: Memory
+    timings: list[Timing]
+
+
+def lay_out_members(plan: Plan) -> LaidOut:
+    """Choose the way to run a population, be it of a single member."""
+    settings = plan.recipe.population
     _check(plan.recipe)
     job, population = members_job(plan), make_population(plan)
     steps = trial_steps(job, first_state(settings.members))
@@ -48,8 +65,7 @@ def lay_out(plan: Plan) -> tuple[Plan, list[str], list[Timing]]:
     chosen = {"executor": layout.kind, "size": layout.size, "threads": layout.threads}
     recipe = plan.recipe.model_copy(update={"population": settings.model_copy(update=chosen)})
     memory = predict_memory(population.cohort, layout, inputs, targets)
-    sentences = [f"{settings.members} members, {layout}; {describe_memory(memory)}"]
-    return replace(plan, recipe=recipe), sentences, timings
+    return LaidOut(replace(plan, recipe=recipe), layout, memory, timings)
 
 
 def _wanted(layout: Layout, recipe: Recipe) -> bool:
@@ -63,7 +79,7 @@ def _stated(recipe: Recipe) -> Layout:
     kind = "singles" if settings.executor == "auto" else settings.executor
     threads = settings.threads if isinstance(settings.threads, int) else 1
     size = settings.size if isinstance(settings.size, int) else -(-settings.members // threads)
-    return Layout(kind, min(size, settings.members), threads)
+    return Layout(str(kind), min(size, settings.members), threads)
 
 
 def _check(recipe: Recipe) -> None:
@@ -81,14 +97,18 @@ def _check(recipe: Recipe) -> None:
             raise InputError(f"{what} at a time. Change it, or train with population.members = 1.")
 
 
-def make_population(plan: Plan) -> Population:
-    """Return the members as they are before the first step: weights and draws follow (seed, trial)."""
+def make_population(plan: Plan, trials: Sequence[int] | None = None) -> Population:
+    """Return the members as they are before the first step: weights and draws follow (seed, trial).
+
+    trials: the members' numbers in the whole run, where they are not all of it.
+    """
     recipe, settings = plan.recipe, plan.recipe.population
+    numbers = range(settings.members) if trials is None else trials
     values = check_values(settings.lists(), settings.members)
     gains = values.pop("init_gain", None)
     modules = []
-    for trial in range(settings.members):
-        gain = None if gains is None else float(gains[trial])
+    for place, trial in enumerate(numbers):
+        gain = None if gains is None else float(gains[place])
         modules.append(plan.model if trial == 0 and gain is None else _member_module(plan, trial, gain))
     counts = _class_counts(plan)
     loss = resolve_loss(recipe.loss, plan.raw.task, len(plan.raw.classes) or None)
@@ -99,7 +119,7 @@ def make_population(plan: Plan) -> Population:
         weights=stack_weights(modules),
         optimizer=recipe.optimizer,
         loss=loss,
-        draws=tuple(member_draws(recipe.seed, trial) for trial in range(settings.members)),
+        draws=tuple(member_draws(recipe.seed, trial) for trial in numbers),
         values=values,
         class_weights=weights,
         regularization=recipe.regularization,
@@ -192,6 +212,11 @@ def best_trial(state: MembersState, metric: str) -> int:
 
 def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[str, Any]:
     """Return what became of each trial, and the spread over members of what they reach on dev and test."""
+    return summarise(member_rows(plan, job, state), job)
+
+
+def member_rows(plan: Plan, job: MembersJob, state: MembersState) -> list[dict[str, Any]]:
+    """Return what became of each trial: its fate, its hyperparameters, and what its best weights reach."""
     known = [number for number, trial in enumerate(state.trials) if trial.best_epoch]
     population = make_population(plan)
     index = torch.tensor(known, dtype=torch.int64)
@@ -204,9 +229,11 @@ def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[s
     )
     settings = plan.recipe.population
     judged = Population.of(cohort, known)
-    judged.prepare(trial_steps(job, first_state(settings.members), 1), Layout("singles", len(known)))
+    if known:
+        judged.prepare(trial_steps(job, first_state(settings.members), 1), Layout("singles", len(known)))
     name = "accuracy" if job.task == "classification" else "r2"
-    found = {split: evaluate_members(job, judged, plan.prepared.examples[split]) for split in ("dev", "test")}
+    splits: tuple[SplitName, ...] = ("dev", "test") if known else ()
+    found = {split: evaluate_members(job, judged, plan.prepared.examples[split]) for split in splits}
     rows: list[dict[str, Any]] = []
     for number, trial in enumerate(state.trials):
         row: dict[str, Any] = {"trial": number, "fate": trial.fate, "best_epoch": trial.best_epoch}
@@ -216,6 +243,12 @@ def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[s
             for split, (loss, metric) in found.items():
                 row |= {f"{split}_loss": float(loss[place]), f"{split}_{name}": float(metric[place])}
         rows.append(row)
+    return rows
+
+
+def summarise(rows: Sequence[dict[str, Any]], job: MembersJob) -> dict[str, Any]:
+    """Return what a run's summary says of its trials: each of them, and the spread of all."""
+    name = "accuracy" if job.task == "classification" else "r2"
     spread = {key: _spread([row[key] for row in rows if key in row], name in key) for key in _keys(rows, name)}
     chosen_by = "dev_loss" if job.metric == "loss" else f"dev_{name}"
     return {"trials": jsonable(rows), "spread": jsonable(spread), "chosen_by": chosen_by}
@@ -243,6 +276,9 @@ __all__ = [
     "describe_members",
     "first_state",
     "lay_out",
+    "lay_out_members",
     "make_population",
+    "member_rows",
     "members_job",
+    "summarise",
 ]
