@@ -1,6 +1,6 @@
 """What a recipe says about training many models at once: the section [population]."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from caviar.core.settings import Auto, NoneWord, Settings
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Kind = Literal["singles", "stacked", "chain"]
+Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class PopulationSettings(Settings):
@@ -19,11 +22,13 @@ class PopulationSettings(Settings):
     """models that train together, each with weights and dropout of its own"""
     folds: NoneWord | Annotated[int, Field(ge=2, le=1000)] = "none"
     """cross-validation: every member is trained once without each fold, which judges it, and once on all folds"""
-    executor: Auto | Literal["singles", "stacked", "chain"] = "auto"
+    vary: dict[str, Any] = Field(default_factory=dict)
+    """any other settings in which members differ: { "training.batch_size" = [32, 64] }, one for each member"""
+    executor: Auto | Kind | tuple[Kind, ...] = "auto"
     """singles (one module each), stacked (one stack of tensors), chain (a stack without autograd); auto: the fastest"""
-    size: Auto | Annotated[int, Field(ge=1)] = "auto"
+    size: Auto | Count | tuple[Count, ...] = "auto"
     """members that an executor holds at a time; auto: chosen by timing"""
-    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    threads: Auto | Threads | tuple[Threads, ...] = "auto"
     """executors that run at once, each on one CPU thread; auto: chosen by timing"""
     learning_rate: NoneWord | tuple[Positive, ...] = "none"
     """one for each member, in place of optimizer.learning_rate"""
@@ -58,7 +63,12 @@ class PopulationSettings(Settings):
         return {name: value for name, value in found.items() if value != "none"}
 
     def check(self) -> None:
-        """Refuse lists of another length than there are members."""
+        """Refuse lists of another length than there are members, and folds of members that cannot be stacked."""
+        if self.vary and self.folds != "none":
+            raise InputError(
+                "population.folds and population.vary are not for one run: folds are of members that can be stacked. "
+                "Leave one of them out; lists such as population.learning_rate may go with folds."
+            )
         for name, values in self.lists().items():
             if len(values) != self.members:
                 raise InputError(
@@ -83,9 +93,11 @@ class PopulationSettings(Settings):
     @property
     def is_one(self) -> bool:
         """Whether this is the training of a single model, without anything of its own."""
-        return self.trials == 1 and not self.lists()
+        return self.trials == 1 and not self.lists() and not self.vary
 
 
 HYPERPARAMETERS = tuple(
-    name for name in PopulationSettings.model_fields if name not in ("members", "folds", "executor", "size", "threads")
+    name
+    for name in PopulationSettings.model_fields
+    if name not in ("members", "folds", "vary", "executor", "size", "threads")
 )

@@ -175,9 +175,17 @@ def _train(
         if stop.requested and not done:
             population.close()
             return False
+    finish_state(state, job)
+    population.close()
+    return True
+
+
+def finish_state(state: MembersState, job: MembersJob) -> bool:
+    """Whether training has come to its end; who still trained then has finished."""
+    if state.alive and state.epoch <= job.epochs:
+        return False
     for number in state.alive:
         state.trials[number].fate, state.trials[number].at_step = "finished", state.step
-    population.close()
     return True
 
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from caviar.core.errors import InputError, RunError
+from caviar.core.examples import SplitName
 from caviar.core.jsonable import jsonable
 from caviar.core.seeds import generator_for
 from caviar.nn import adapt_model, build_loss, build_model, has_batch_norm, load_callable, looks_at_data, resolve_loss
@@ -16,7 +17,7 @@ from caviar.nn.settings import CodeSettings, ConvNetSettings, MLPSettings
 from caviar.optim import build_momentum_schedule, build_schedule, momentum_of
 from caviar.optim.schedule_settings import PlateauSettings
 from caviar.population import Cohort, Layout, Population, Timing, candidates, choose
-from caviar.population.memory import describe_memory, fitting, predict_memory
+from caviar.population.memory import Memory, describe_memory, fitting, predict_memory
 from caviar.population.modules import copy_template, stack_weights
 from caviar.population.population import check_values, member_draws
 from caviar.population.settings import HYPERPARAMETERS
@@ -32,9 +33,25 @@ def lay_out(plan: Plan) -> tuple[Plan, list[str], list[Timing]]:
 
     The choice stands in the resolved recipe, so that a rerun or a resume repeats it.
     """
-    settings = plan.recipe.population
-    if settings.is_one:
+    if plan.recipe.population.is_one:
         return plan, [], []
+    laid = lay_out_members(plan)
+    said = f"{_how_many(plan)}, {laid.layout}; {describe_memory(laid.memory)}"
+    return laid.plan, [said], laid.timings
+
+
+class LaidOut(NamedTuple):
+    """A plan whose recipe says how its members are run, and how that was chosen."""
+
+    plan: Plan
+    layout: Layout
+    memory: Memory
+    timings: list[Timing]
+
+
+def lay_out_members(plan: Plan) -> LaidOut:
+    """Choose the way to run a population, be it of a single member."""
+    settings = plan.recipe.population
     _check(plan.recipe)
     job, population = members_job(plan), make_population(plan)
     steps = trial_steps(job, first_state(settings.trials))
@@ -50,8 +67,7 @@ def lay_out(plan: Plan) -> tuple[Plan, list[str], list[Timing]]:
     chosen = {"executor": layout.kind, "size": layout.size, "threads": layout.threads}
     recipe = plan.recipe.model_copy(update={"population": settings.model_copy(update=chosen)})
     memory = predict_memory(population.cohort, layout, inputs, targets)
-    sentences = [f"{_how_many(plan)}, {layout}; {describe_memory(memory)}"]
-    return replace(plan, recipe=recipe), sentences, timings
+    return LaidOut(replace(plan, recipe=recipe), layout, memory, timings)
 
 
 def _how_many(plan: Plan) -> str:
@@ -73,7 +89,7 @@ def _stated(recipe: Recipe) -> Layout:
     kind = "singles" if settings.executor == "auto" else settings.executor
     threads = settings.threads if isinstance(settings.threads, int) else 1
     size = settings.size if isinstance(settings.size, int) else -(-settings.trials // threads)
-    return Layout(kind, min(size, settings.trials), threads)
+    return Layout(str(kind), min(size, settings.trials), threads)
 
 
 def _check(recipe: Recipe) -> None:
@@ -91,14 +107,18 @@ def _check(recipe: Recipe) -> None:
             raise InputError(f"{what} at a time. Change it, or train with population.members = 1.")
 
 
-def make_population(plan: Plan) -> Population:
-    """Return the members as they are before the first step: weights and draws follow (seed, trial)."""
+def make_population(plan: Plan, trials: Sequence[int] | None = None) -> Population:
+    """Return the members as they are before the first step: weights and draws follow (seed, trial).
+
+    trials: the members' numbers in the whole run, where they are not all of it.
+    """
     recipe, settings = plan.recipe, plan.recipe.population
+    numbers = range(settings.trials) if trials is None else trials
     values = check_values(settings.trial_lists(), settings.trials)
     gains = values.pop("init_gain", None)
     modules = []
-    for trial in range(settings.trials):
-        gain = None if gains is None else float(gains[trial])
+    for place, trial in enumerate(numbers):
+        gain = None if gains is None else float(gains[place])
         planned = trial == 0 and gain is None and plan.folds is None
         modules.append(plan.model if planned else _member_module(plan, trial, gain))
     counts = _class_counts(plan)
@@ -110,7 +130,7 @@ def make_population(plan: Plan) -> Population:
         weights=stack_weights(modules),
         optimizer=recipe.optimizer,
         loss=loss,
-        draws=tuple(member_draws(recipe.seed, trial) for trial in range(settings.trials)),
+        draws=tuple(member_draws(recipe.seed, trial) for trial in numbers),
         values=values,
         class_weights=weights,
         regularization=recipe.regularization,
@@ -219,7 +239,13 @@ def best_trial(state: MembersState, metric: str, folds: Folds | None = None) -> 
 
 
 def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[str, Any]:
-    """Return what became of each trial, and the spread over members of what they reach on dev and test."""
+    """Return what became of each trial, and the spread over members (folds) of what they reach on dev and test."""
+    rows = member_rows(plan, job, state)
+    return summarise(rows, job) if job.folds is None else summarise_folds(rows, job, state)
+
+
+def member_rows(plan: Plan, job: MembersJob, state: MembersState) -> list[dict[str, Any]]:
+    """Return what became of each trial: its fate, its hyperparameters, and what its best weights reach."""
     known = [number for number, trial in enumerate(state.trials) if trial.best_epoch]
     population = make_population(plan)
     index = torch.tensor(known, dtype=torch.int64)
@@ -232,9 +258,11 @@ def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[s
     )
     settings = plan.recipe.population
     judged = Population.of(cohort, known)
-    judged.prepare(trial_steps(job, first_state(settings.trials), 1), Layout("singles", len(known)))
+    if known:
+        judged.prepare(trial_steps(job, first_state(settings.trials), 1), Layout("singles", len(known)))
     name = "accuracy" if job.task == "classification" else "r2"
-    found = _evaluated(plan, job, judged, known)
+    splits: tuple[SplitName, ...] = ("dev", "test") if known else ()
+    found = {split: _judge(plan, job, judged, known, split) for split in splits}
     rows: list[dict[str, Any]] = []
     for number, trial in enumerate(state.trials):
         row: dict[str, Any] = {"trial": number, "fate": trial.fate, "best_epoch": trial.best_epoch}
@@ -247,28 +275,44 @@ def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[s
             for split, (loss, metric) in found.items():
                 row |= {f"{split}_loss": float(loss[place]), f"{split}_{name}": float(metric[place])}
         rows.append(row)
+    return rows
+
+
+def _judge(
+    plan: Plan, job: MembersJob, judged: Population, known: Sequence[int], split: SplitName
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return loss and metric of each known trial on what judges it; folds take the place of dev."""
+    folds = job.folds
+    if folds is None:
+        return evaluate_members(job, judged, plan.prepared.examples[split])
+    if split == "dev":
+        return evaluate_views(job, judged, folds, known, lambda view: view.train, folds.held_out)
+    rows = [view.test.spread(len(view.test)) for view in folds.views]
+    return evaluate_views(job, judged, folds, known, lambda view: view.test, rows)
+
+
+def summarise(rows: Sequence[dict[str, Any]], job: MembersJob) -> dict[str, Any]:
+    """Return what a run's summary says of its trials: each of them, and the spread of all."""
+    name = "accuracy" if job.task == "classification" else "r2"
     chosen_by = "dev_loss" if job.metric == "loss" else f"dev_{name}"
-    if job.folds is not None:
-        for number, row in enumerate(rows):  # on all rows there is none of its own: the mean over folds, in that epoch
-            if job.folds.is_whole(number):
-                other = {"dev_loss", f"dev_{name}"} - {chosen_by}
-                row.pop(other.pop(), None)
-                row[chosen_by] = state.trials[number].best
-        best = best_trial(state, job.metric, job.folds) // settings.views
-        return {"trials": jsonable(rows), "chosen_by": chosen_by, **jsonable(_over_folds(rows, name, best))}
     return {"trials": jsonable(rows), "spread": jsonable(_spreads(rows, name)), "chosen_by": chosen_by}
 
 
-def _evaluated(
-    plan: Plan, job: MembersJob, judged: Population, known: Sequence[int]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return loss and metric of each known trial on what judged it, and on test."""
-    folds = job.folds
-    if folds is None:
-        return {split: evaluate_members(job, judged, plan.prepared.examples[split]) for split in ("dev", "test")}
-    dev = evaluate_views(job, judged, folds, known, lambda view: view.train, folds.held_out)
-    tests = [view.test.spread(len(view.test)) for view in folds.views]
-    return {"dev": dev, "test": evaluate_views(job, judged, folds, known, lambda view: view.test, tests)}
+def summarise_folds(rows: Sequence[dict[str, Any]], job: MembersJob, state: MembersState) -> dict[str, Any]:
+    """Return what a run's summary says of its folds: each trial, the best member's spread over folds, and every one's.
+
+    A trial on all rows has no dev rows of its own: with it stands the mean over folds in its best epoch.
+    """
+    name = "accuracy" if job.task == "classification" else "r2"
+    chosen_by = "dev_loss" if job.metric == "loss" else f"dev_{name}"
+    assert job.folds is not None
+    for number, row in enumerate(rows):
+        if job.folds.is_whole(number):
+            (other,) = {"dev_loss", f"dev_{name}"} - {chosen_by}
+            row.pop(other, None)
+            row[chosen_by] = state.trials[number].best
+    best = best_trial(state, job.metric, job.folds) // len(job.folds.views)
+    return jsonable({"trials": rows, "chosen_by": chosen_by, **_over_folds(rows, name, best)})  # type: ignore[no-any-return]
 
 
 def _over_folds(rows: Sequence[dict[str, Any]], name: str, best: int) -> dict[str, Any]:
@@ -311,6 +355,10 @@ __all__ = [
     "describe_members",
     "first_state",
     "lay_out",
+    "lay_out_members",
     "make_population",
+    "member_rows",
     "members_job",
+    "summarise",
+    "summarise_folds",
 ]

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,12 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.population.memory import describe_size
 from caviar.population.settings import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.population import Timing
     from caviar.recipe.names import Family
+    from caviar.workflow.cohorts import CohortLayout
     from caviar.workflow.learning_rates import LearningRates
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
@@ -130,6 +132,53 @@ def print_members(console: Console, sentences: Iterable[str], timings: Iterable[
     console.print(table)
 
 
+def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: Sequence[str]) -> None:
+    """Print the cohorts of a run: who is in each, what its members share, and how it is run."""
+    if console.quiet:
+        return
+    rows = list(cohorts)
+    shared = [key for key in columns if key not in HYPERPARAMETERS and any(key in cohort.values for cohort in rows)]
+    count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
+    said = f"{count} members in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
+    console.print(said, soft_wrap=True)
+    headings = ("parameters", "executor", "threads", "ms a step")
+    table = plain_table("cohort", "trials", *_headings(shared), *headings, left=2)
+    for number, cohort in enumerate(rows, 1):
+        values = [_told(cohort.values[key]) if key in cohort.values else "" for key in shared]
+        milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
+        run = (f"{cohort.parameters:,}", cohort.executor, str(cohort.threads), milliseconds)
+        table.add_row(str(number), _ranges(cohort.trials), *values, *run)
+    console.print(table)
+
+
+def _headings(keys: Sequence[str]) -> list[str]:
+    """Return the last words of keys, with their sections where those alone would be taken for another's."""
+    short = [_short(key) for key in keys]
+    return [word if short.count(word) == 1 else key for word, key in zip(short, keys, strict=True)]
+
+
+def _short(key: str) -> str:
+    section, _, last = key.rpartition(".")
+    return section if last == "name" else last
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(_told, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers in short: 0-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def members_tables(summary: dict[str, Any]) -> list[Table | str]:
     """Return the spread over members of what they reach, and the best of them in a line each."""
     spread, trials = summary["spread"], summary["trials"]
@@ -140,20 +189,27 @@ def members_tables(summary: dict[str, Any]) -> list[Table | str]:
         table.add_row(f"{split} {name}", *numbers)
     fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
     said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
-    return [f"{len(trials)} members: {said}.", table, _trials_table(trials, summary["chosen_by"]), ""]
+    return [
+        f"{len(trials)} members: {said}.",
+        table,
+        _trials_table(trials, summary["chosen_by"], summary.get("varied")),
+        "",
+    ]
 
 
-def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
-    """The best trials by what the run was chosen by, dev's loss or metric."""
-    varied = [key for key in trials[0] if key in HYPERPARAMETERS]
+def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequence[str] | None) -> Table:
+    """The best trials by what the run was chosen by, dev's loss or metric; columns: of what they differ in."""
+    varied = [key for key in trials[0] if key in HYPERPARAMETERS] if columns is None else columns
     measured = ("dev_loss", "dev_accuracy", "dev_r2", "test_accuracy", "test_r2")
     shown = [key for key in measured if any(key in trial for trial in trials)]
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
-    table = plain_table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
+    table = plain_table(
+        "trial", *_headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
+    )
     for trial in ranked[:MAX_TRIALS]:
         values = [measured_word(key, trial[key]) if key in trial else "-" for key in shown]
-        numbers = [f"{trial[key]:.4g}" for key in varied]
+        numbers = [_told(trial.get(key, "-")) for key in varied]
         table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
         table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"

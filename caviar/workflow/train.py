@@ -10,8 +10,10 @@ from rich.console import Console
 from torch import nn
 
 from caviar.core.errors import InputError
+from caviar.core.jsonable import jsonable
 from caviar.core.runs import check_can_create, create_run, own_run
 from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, from_recipe, merge, read_recipe, validate
+from caviar.workflow.cohorts import lay_out_cohorts, told_columns
 from caviar.workflow.execute import execute
 from caviar.workflow.folds import with_folds
 from caviar.workflow.members import lay_out
@@ -27,7 +29,7 @@ from caviar.workflow.resume import (
     read_or_renew_summary,
 )
 from caviar.workflow.run import Run
-from caviar.workflow.show import notes_console, print_members, print_notes, print_plan, reading_progress
+from caviar.workflow.show import notes_console, print_cohorts, print_members, print_notes, print_plan, reading_progress
 from caviar.workflow.source import InMemory, framed, is_frame
 
 PATHS = ("source", "dev", "test", "target")
@@ -178,12 +180,23 @@ def start_run(
     """Plan a new run, create its folder, train it to the end."""
     check_can_create(runs_dir, name)
     plan = _plan(sparse, memory, model, allow_code, console)
-    plan, sentences, timings = lay_out(plan)
-    print_members(console, sentences, timings)
+    plan, facts = _lay_out(plan, sparse, console)
     files = {"recipe.toml": dump(plan.recipe).encode(), "environment.json": _json(environment())}
-    summary = first_summary(plan.recipe) | {"notices": list(plan.notices)}
+    summary = first_summary(plan.recipe) | {"notices": list(plan.notices)} | facts
     with create_run(runs_dir, name, source_stem(plan.recipe), files, summary) as owned:
         return execute(plan, owned, console)
+
+
+def _lay_out(plan: Plan, asked: Sparse, console: Console) -> tuple[Plan, dict[str, Any]]:
+    """Choose how members are run, print it, and return what the run's summary says of it."""
+    if not plan.recipe.population.vary:
+        plan, sentences, timings = lay_out(plan)
+        print_members(console, sentences, timings)
+        return plan, {}
+    columns = told_columns(plan.recipe, asked)
+    plan, cohorts = lay_out_cohorts(plan, columns)
+    print_cohorts(console, cohorts, columns)
+    return plan, {"varied": columns, "cohorts": jsonable([cohort.to_dict() for cohort in cohorts])}
 
 
 def resume_run(
@@ -207,7 +220,7 @@ def resume_run(
             print_notes(console, [f"{path} is finished already."])
             return Run(folder, model)
         check_given(path, stored, memory)
-        start, problems = newest_checkpoint(folder, stored, summary)
+        start, problems = (None, []) if stored.population.vary else newest_checkpoint(folder, stored, summary)
         print_notes(console, [*notices, *problems, *changed_environment(folder)])
         own = from_dict(stored.model_dump(), str(folder.recipe))
         plan = _plan(own, memory, model, allow_code, console, same_data=True)
