@@ -1,6 +1,7 @@
 """What other open tools for PyTorch say of the set-ups of benchmarks/diagnosis.py.
 
-    python benchmarks/diagnosis_peers.py [--data FOLDER] [--only WORDS] [--half open|aside|both] [--again] [--json]
+    python benchmarks/diagnosis_peers.py [--data FOLDER] [--only WORDS] [--half open|aside|both] [--once]
+                                         [--again | --kept] [--json]
 
 Tools that are not installed are left out and named; none of them is needed for anything else. torchtest2 and torchdiag
 are asked before training, with one batch; torcheck, torch-audit, torchmortem and neural-observatory watch one training
@@ -165,6 +166,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=SHARED, help="folder with the tables and cifar10.tar.gz")
     parser.add_argument("--only", nargs="*", default=[], help="set-ups whose names or codes hold one of these words")
     parser.add_argument("--half", choices=["open", "aside", "both"], default="both", help="which half")
+    parser.add_argument("--once", action="store_true", help="each fault in one set-up, healthy ones on small networks")
     parser.add_argument("--again", action="store_true", help="do everything anew")
     parser.add_argument("--kept", action="store_true", help="only print what is kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -177,6 +179,7 @@ def main() -> int:
         say.print(f"Not installed here, and left out: {', '.join(absent)}.")
     setups = [s for s in SETUPS.values() if chosen.half == "both" or is_aside(s.name) == (chosen.half == "aside")]
     names = [s.name for s in setups if not chosen.only or any(w in s.name or w in s.codes for w in chosen.only)]
+    names = _once(names) if chosen.once else names
     results = []
     for number, name in enumerate(names, start=1):
         result = None if chosen.again else kept_of_peers(name)
@@ -193,6 +196,13 @@ def main() -> int:
     else:
         Console(highlight=False, markup=False, width=140).print(table(summary))
     return 0
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    """Return the first set-up of each fault, not on CIFAR-10, and the healthy ones on small networks; in any order."""
+    small = [name for name in names if "cifar" not in name and (SETUPS[name].codes or name.endswith(" mlp"))]
+    first = {name.rpartition(", ")[0] if SETUPS[name].codes else name: name for name in reversed(small)}
+    return sorted(first.values(), key=lambda name: hashlib.blake2b(name.encode()).digest())
 
 
 if __name__ == "__main__":

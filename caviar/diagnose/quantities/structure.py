@@ -6,9 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from caviar.diagnose.quantities.fresh import looks_fresh
 from caviar.diagnose.quantities.layout import Layout
 from caviar.diagnose.quantities.pending import Emit, Key
 from caviar.diagnose.quantities.updates import initial_gain, unit_spread, weight_bound
+
+MOST_FROZEN = 8
+"""Frozen layers that are looked at closely, once: each takes some milliseconds."""
 
 
 def modes(layout: Layout, model: nn.Module) -> dict[Key, float]:
@@ -44,9 +48,10 @@ def learning(layout: Layout, held: set[int]) -> dict[Key, float]:
 
 def initial(layout: Layout, *, first: bool) -> tuple[Tensor, Emit] | None:
     """Return how much the units of each layer differ; at the first step, how large its weights are; bounds of frozen
-    layers."""
+    layers, and at the first step whether the first of them look freshly drawn."""
     values: list[Tensor] = []
     keys: list[Key] = []
+    looked_at = 0
     for layer in layout.layers:
         if len(layer.weight) > 1:
             keys.append(Key("unit_spread", layer.name, ""))
@@ -57,6 +62,10 @@ def initial(layout: Layout, *, first: bool) -> tuple[Tensor, Emit] | None:
         if not layer.weight.requires_grad:
             keys.append(Key("weight_bound", layer.name, ""))
             values.append(weight_bound(layer))
+        if first and not layer.weight.requires_grad and looked_at < MOST_FROZEN:
+            looked_at += 1
+            keys.append(Key("looks_fresh", layer.name, ""))
+            values.append(torch.tensor(float(looks_fresh(layer.weight.detach())), device=layer.weight.device))
     if not values:
         return None
 
