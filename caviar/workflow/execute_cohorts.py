@@ -1,5 +1,6 @@
 """Train the cohorts of a run one after another, and hand over the best member of all."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from caviar.train.members import MembersState, finish_state, unpack_members
 from caviar.train.state import Best as BestState
 from caviar.train.state import State
 from caviar.workflow.cohorts import cohort_plans, plan_for
-from caviar.workflow.execute_members import Part, train_population
+from caviar.workflow.execute_members import Part, dev_values, train_population
 from caviar.workflow.hand_over import finish
 from caviar.workflow.job import build_job
 from caviar.workflow.members import best_trial, make_population, member_rows, members_job, summarise
@@ -37,6 +38,7 @@ class Best(NamedTuple):
     value: float
     epoch: int
     epochs_run: int
+    epochs: int
     bundle: Bundle
 
 
@@ -51,6 +53,8 @@ def train_cohorts(
     """
     singles, values = single_recipes(plan.recipe), differing_values(plan.recipe)
     portions = _portions(plan)
+    with contextlib.suppress(OSError):
+        folder.checkpoints.rmdir()  # each cohort has its own
     rows: list[dict[str, Any]] = []
     best: Best | None = None
     lost: RunError | None = None
@@ -74,8 +78,10 @@ def train_cohorts(
         assert lost is not None
         raise lost
     best.bundle.save(folder.bundle)
-    told = {"trial": best.trial, "epoch": best.epoch}
-    folder.write_summary(metrics=best.bundle.metrics, best=told, epochs_run=best.epochs_run)
+    row = next(row for row in rows if row["trial"] == best.trial)
+    told = {"trial": best.trial, "epoch": best.epoch, **dev_values(row)}
+    run = {"epochs_run": best.epochs_run, "epoch": best.epochs_run, "epochs": best.epochs}
+    folder.write_summary(metrics=best.bundle.metrics, best=told, **run)
     return state, ""
 
 
@@ -139,4 +145,4 @@ def _best_of(plan: Plan, cohort: Plan, part: Part, state: MembersState, singles:
     weights = {name: tensor[place].to(plan.device) for name, tensor in state.best_weights.items()}
     bundle = finish(own, build_job(own), State(best=BestState(fared.best_epoch, state.step, fared.best, weights)))
     bundle.save(part.folder.bundle)
-    return Best(trial, fared.best, fared.best_epoch, state.epoch - 1, bundle)
+    return Best(trial, fared.best, fared.best_epoch, state.epoch - 1, members_job(cohort).epochs, bundle)

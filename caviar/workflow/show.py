@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.population.cohort import NAMES
 from caviar.population.memory import describe_size
 from caviar.population.settings import HYPERPARAMETERS
 
@@ -107,6 +108,8 @@ def steps_progress(console: Console, what: str, total: int, unit: str = "steps")
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:
+        if plan.recipe.population.vary:
+            console.print("Trial 0; the other members differ from it.")
         if plan.layers:
             console.print(_network_table(plan))
         for line in _decisions(plan):
@@ -137,17 +140,19 @@ def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: 
     if console.quiet:
         return
     rows = list(cohorts)
-    shared = [key for key in columns if key not in HYPERPARAMETERS and any(key in cohort.values for cohort in rows)]
+    own = {*NAMES, *NAMES.values()}  # what may differ within a cohort
+    shared = [key for key in columns if key not in own and any(key in cohort.values for cohort in rows)]
     count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
     said = f"{count} members in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
     console.print(said, soft_wrap=True)
-    headings = ("parameters", "executor", "threads", "ms a step")
+    headings = ("parameters", "executor", "ms a step")
     table = plain_table("cohort", "trials", *_headings(shared), *headings, left=2)
     for number, cohort in enumerate(rows, 1):
         values = [_told(cohort.values[key]) if key in cohort.values else "" for key in shared]
         milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
-        run = (f"{cohort.parameters:,}", cohort.executor, str(cohort.threads), milliseconds)
-        table.add_row(str(number), _ranges(cohort.trials), *values, *run)
+        executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor}, {cohort.threads} threads"
+        numbers = (f"{cohort.parameters:,}", executor, milliseconds)
+        table.add_row(str(number), _ranges(cohort.trials), *values, *numbers)
     console.print(table)
 
 
