@@ -1,5 +1,6 @@
 """Members that cannot all be stacked: a plan for each cohort, and the way to run each."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -54,9 +55,20 @@ def cohort_plans(plan: Plan) -> Iterator[CohortPlan]:
     cohorts = cohort_recipes(plan.recipe)
     others = [plan]
     for trials, recipe in _laid_out(plan.recipe, cohorts):
-        found = plan_for(plan, recipe, others)
+        with named_trials(trials):
+            found = plan_for(plan, recipe, others)
         others = [plan, found]
         yield CohortPlan(trials, found)
+
+
+@contextlib.contextmanager
+def named_trials(trials: Sequence[int]) -> Iterator[None]:
+    """Let wrong input that shows in the block say which members it is about."""
+    try:
+        yield
+    except InputError as error:
+        many = "s" if len(trials) > 1 else ""
+        raise InputError(f"trial{many} {', '.join(map(str, trials))}: {error}") from error
 
 
 def plan_for(plan: Plan, recipe: Recipe, others: Sequence[Plan] = ()) -> Plan:
@@ -94,7 +106,8 @@ def lay_out_cohorts(plan: Plan, columns: Sequence[str]) -> tuple[Plan, list[Coho
     values = differing_values(plan.recipe)
     found: list[CohortLayout] = []
     for trials, cohort in cohort_plans(plan):
-        laid = lay_out_members(cohort)
+        with named_trials(trials):
+            laid = lay_out_members(cohort)
         own = {key: [values[trial].get(key) for trial in trials] for key in columns}
         known = [timing.seconds for timing in laid.timings if timing.seconds is not None]
         found.append(

@@ -150,7 +150,7 @@ def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: 
     for number, cohort in enumerate(rows, 1):
         values = [_told(cohort.values[key]) if key in cohort.values else "" for key in shared]
         milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
-        executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor}, {cohort.threads} threads"
+        executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor} x{cohort.threads}"
         numbers = (f"{cohort.parameters:,}", executor, milliseconds)
         table.add_row(str(number), _ranges(cohort.trials), *values, *numbers)
     console.print(table)
