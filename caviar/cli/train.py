@@ -39,6 +39,9 @@ def train(
     members: Annotated[
         int | None, typer.Option(help="Models that train together, each with a seed of its own; the best is kept.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validation: train without each of so many folds, and on all rows at once.")
+    ] = None,
     care: Annotated[
         bool, typer.Option("--care", help="When findings appear, go back, try remedies, and go on with one that helps.")
     ] = False,
@@ -62,7 +65,7 @@ def train(
 
     output = Output(as_json, quiet)
     changes = merge(
-        updates(epochs=epochs, seed=seed, device=device, members=members, care=care or None),
+        updates(epochs=epochs, seed=seed, device=device, members=members, folds=folds, care=care or None),
         *map(parse_assignment, assignments or []),
     )
     sparse, _ = describe(source, target, dev, test)
@@ -83,10 +86,12 @@ def train(
 
 def _show(output: Output, run: Any) -> None:
     from caviar.workflow.show import members_tables, report_tables
+    from caviar.workflow.show_folds import folds_tables
 
     summary, path = run.summary, run.path
     metrics, recipe = summary["metrics"], run.recipe
-    spread = members_tables(summary) if "trials" in summary else []
+    trained = folds_tables if "cross_validation" in summary else members_tables
+    spread = trained(summary) if "trials" in summary else []
     output.say(
         *spread,
         *report_tables(metrics),
@@ -107,7 +112,7 @@ def _show(output: Output, run: Any) -> None:
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
         metrics=metrics,
-        **{key: summary[key] for key in ("spread", "trials", "cohorts") if key in summary},
+        **{key: summary[key] for key in ("spread", "trials", "cross_validation", "cohorts") if key in summary},
         findings=summary.get("findings", []),
         interventions=summary.get("interventions", []),
         notices=summary.get("notices", []),

@@ -12,6 +12,7 @@ from caviar.population import NAMES
 from caviar.population.settings import HYPERPARAMETERS
 from caviar.recipe import Recipe, Sparse, varied_keys
 from caviar.recipe.cohorts import CohortRecipe, cohort_recipes, differing_values
+from caviar.workflow.folds import with_folds
 from caviar.workflow.members import lay_out_members
 from caviar.workflow.plan import Plan, assemble
 
@@ -19,8 +20,9 @@ LAYOUT = ("executor", "size", "threads")
 
 
 class CohortPlan(NamedTuple):
-    """A cohort's members by their numbers in the run, and their plan as a population of their own."""
+    """A cohort's members and trials by their numbers in the run, and their plan as a population of their own."""
 
+    members: tuple[int, ...]
     trials: tuple[int, ...]
     plan: Plan
 
@@ -54,11 +56,12 @@ def cohort_plans(plan: Plan) -> Iterator[CohortPlan]:
     """
     cohorts = cohort_recipes(plan.recipe)
     others = [plan]
-    for trials, recipe in _laid_out(plan.recipe, cohorts):
+    for members, recipe in _laid_out(plan.recipe, cohorts):
+        trials = plan.recipe.population.trials_of(members)
         with named_trials(trials):
             found = plan_for(plan, recipe, others)
         others = [plan, found]
-        yield CohortPlan(trials, found)
+        yield CohortPlan(members, trials, found)
 
 
 @contextlib.contextmanager
@@ -76,7 +79,9 @@ def plan_for(plan: Plan, recipe: Recipe, others: Sequence[Plan] = ()) -> Plan:
     assert isinstance(recipe.device.threads, int)
     torch.set_num_threads(recipe.device.threads)
     given = plan.model if recipe.model.name == "given" else None
-    return assemble(recipe, plan.raw, plan.splits, given, plan.device, others or [plan])
+    found = assemble(recipe, plan.raw, plan.splits, given, plan.device, others or [plan])
+    same = next((other.folds for other in others or [plan] if other.prepared is found.prepared), None)
+    return with_folds(found) if same is None else replace(found, folds=same)
 
 
 def _laid_out(recipe: Recipe, cohorts: Sequence[CohortRecipe]) -> Iterator[CohortRecipe]:
@@ -92,7 +97,7 @@ def _laid_out(recipe: Recipe, cohorts: Sequence[CohortRecipe]) -> Iterator[Cohor
         stated = {key: getattr(recipe.population, key) for key in LAYOUT}
         own = {key: value[place] if isinstance(value, tuple) else value for key, value in stated.items()}
         if isinstance(own["size"], int):
-            own["size"] = min(own["size"], len(cohort.trials))
+            own["size"] = min(own["size"], len(cohort.trials) * recipe.population.views)
         population = cohort.recipe.population.model_copy(update=own)
         yield cohort._replace(recipe=cohort.recipe.model_copy(update={"population": population}))
 
@@ -105,10 +110,10 @@ def lay_out_cohorts(plan: Plan, columns: Sequence[str]) -> tuple[Plan, list[Coho
     """
     values = differing_values(plan.recipe)
     found: list[CohortLayout] = []
-    for trials, cohort in cohort_plans(plan):
+    for members, trials, cohort in cohort_plans(plan):
         with named_trials(trials):
             laid = lay_out_members(cohort)
-        own = {key: [values[trial].get(key) for trial in trials] for key in columns}
+        own = {key: [values[member].get(key) for member in members] for key in columns}
         known = [timing.seconds for timing in laid.timings if timing.seconds is not None]
         found.append(
             CohortLayout(

@@ -57,7 +57,7 @@ def train_population(
     place, whole = (folder, plan.recipe) if part is None else (part.folder, part.recipe)
     place.checkpoints.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(place.checkpoints, {"recipe": jsonable(whole.model_dump())})
-    state = first_state(plan.recipe.population.members)
+    state = first_state(plan.recipe.population.trials)
     steps = trial_steps(job, state, 1)
     if start is not None:
         population, state = unpack_members(start, population)
@@ -96,7 +96,7 @@ def finish_population(plan: Plan, job: Job, state: MembersState, folder: RunFold
     """Evaluate every member on dev and test, and write the bundle of the one that is best on dev."""
     training = plan.recipe.training
     assert training.metric != "auto"
-    best = best_trial(state, training.metric)
+    best = best_trial(state, training.metric, plan.folds)
     weights = {name: tensor[best].to(plan.device) for name, tensor in state.best_weights.items()}
     trial = state.trials[best]
     bundle = finish(plan, job, State(best=Best(trial.best_epoch, state.step, trial.best, weights)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -41,6 +42,7 @@ from caviar.population.settings import PopulationSettings
 from caviar.recipe import Recipe, Sparse, from_dict, from_recipe, member_sparses, merge, parse_assignment, validate
 from caviar.recipe.cohorts import join_members
 from caviar.train.batching import batch_bounds
+from caviar.train.folds import Folds
 from caviar.workflow.prepare import Prepared, prepare
 from caviar.workflow.resolve import resolve
 from caviar.workflow.source import InMemory, Progress, kind_of, open_source
@@ -56,7 +58,7 @@ class Plan:
     """All that is known before the run's folder exists.
 
     layers: of the network, for a person to read; () where a foreign module cannot be listed. notices: sentences for
-    the user.
+    the user. folds: of the rows that are not test, which then are all in train; or None.
     """
 
     recipe: Recipe
@@ -67,6 +69,7 @@ class Plan:
     device: torch.device
     layers: tuple[LayerSummary, ...]
     notices: tuple[str, ...]
+    folds: Folds | None = None
 
 
 @contextlib.contextmanager
@@ -89,9 +92,11 @@ def make_plan(
     allow_code: bool = False,
     progress: Progress | None = None,
     same_data: bool = False,
+    pooled: bool = False,
 ) -> Plan:
     """Read the data, split it, choose every "auto", fit the preprocessing, build the model, and try one batch.
 
+    pooled: dev's rows join those of train where the recipe asks for folds, which take dev's place.
     Data with another digest than the recipe states is refused with `same_data`, else it is worth a notice. Where
     members differ in settings (population.vary) everything but the recipe is that of trial 0.
 
@@ -125,6 +130,8 @@ def make_plan(
         groups=raw.groups,
         class_names=raw.classes,
     )
+    if pooled and population.folds != "none":
+        splits = Splits(np.sort(np.concatenate([splits.train, splits.dev])), splits.dev[:0], splits.test)
     resolved = resolve_members(members, population, raw, splits)
     assert isinstance(resolved.device.threads, int)
     torch.set_num_threads(resolved.device.threads)
@@ -212,9 +219,9 @@ def assemble(
     own = isinstance(recipe.model, MLPSettings | ConvNetSettings)
     model = None if own else _foreign_model(recipe, given)
     convolves = isinstance(recipe.model, ConvNetSettings) or (model is not None and has_convolutions(model))
-    layout = convolves and raw.kind == "pictures"
+    layout, copies = convolves and raw.kind == "pictures", recipe.population.views
     shared = next((other.prepared for other in others if _prepares_alike(other, recipe, layout)), None)
-    prepared = shared or prepare(raw, splits, recipe, device, channels_last=layout)
+    prepared = shared or prepare(raw, splits, recipe, device, channels_last=layout, copies=copies)
     example = prepared.prepare(example_batch(prepared, device))
     if model is None:
         assert isinstance(recipe.model, MLPSettings | ConvNetSettings)
@@ -320,6 +327,7 @@ def updates(**flags: Any) -> Sparse:
         "seed": ("seed",),
         "device": ("device", "name"),
         "members": ("population", "members"),
+        "folds": ("population", "folds"),
         "care": ("training", "care"),
         "target": ("data", "target"),
         "dev": ("data", "dev"),

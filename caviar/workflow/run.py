@@ -62,18 +62,26 @@ class Run:
         return load_bundle(self.path, self.module)
 
     def member(self, trial: int) -> Bundle:
-        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial."""
+        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial.
+
+        Not of one that held out a fold: its preprocessing was the fold's own, and is not kept.
+        """
         recipe = self.recipe
-        members = recipe.population.members
-        if not 0 <= trial < members or members == 1:
-            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {members} members, from 0.")
+        trials, views = recipe.population.trials, recipe.population.views
+        if not 0 <= trial < trials or trials == 1:
+            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {trials} members, from 0.")
+        if views > 1 and trial % views != views - 1:
+            raise InputError(
+                f"trial {trial} held out a fold, and its preprocessing is not kept. Those trained on all rows are "
+                f"{', '.join(str(whole) for whole in range(views - 1, trials, views))}."
+            )
         folder, place = _home(self.folder, recipe, trial)
         fates = {row["trial"]: row for row in self.summary.get("trials", [])}
         if not folder.bundle.exists() or not fates.get(trial, {}).get("best_epoch", 1):
             raise InputError(f"{self.path}: trial {trial} has no weights to hand over: it diverged, or has not ended.")
         weights = read_checkpoint(folder.checkpoints / BEST_FILE).tensors
         bundle = load_bundle(folder.bundle, self.module)
-        own = single_recipes(recipe)[trial]
+        own = single_recipes(recipe)[trial // views]
         network = copy.deepcopy(bundle.network)
         network.load_state_dict({name: weights[name][place] for name in network.state_dict()})
         changes = {"recipe": jsonable(own.model_dump()), "model": jsonable(own.model.model_dump())}
@@ -94,6 +102,7 @@ def _home(folder: RunFolder, recipe: Recipe, trial: int) -> tuple[RunFolder, int
     """Return where the weights of a trial are kept, and its place among those that are kept there."""
     if not recipe.population.vary:
         return folder, trial
+    member, view = divmod(trial, recipe.population.views)
     cohorts = enumerate(cohort_recipes(recipe), 1)
-    number, trials = next((number, trials) for number, (trials, _) in cohorts if trial in trials)
-    return folder.cohort(number), trials.index(trial)
+    number, members = next((number, members) for number, (members, _) in cohorts if member in members)
+    return folder.cohort(number), members.index(member) * recipe.population.views + view

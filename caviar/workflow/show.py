@@ -143,12 +143,12 @@ def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: 
     own = {*NAMES, *NAMES.values()}  # what may differ within a cohort
     shared = [key for key in columns if key not in own and any(key in cohort.values for cohort in rows)]
     count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
-    said = f"{count} members in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
+    said = f"{count} models in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
     console.print(said, soft_wrap=True)
-    headings = ("parameters", "executor", "ms a step")
-    table = plain_table("cohort", "trials", *_headings(shared), *headings, left=2)
+    rest = ("parameters", "executor", "ms a step")
+    table = plain_table("cohort", "trials", *headings(shared), *rest, left=2)
     for number, cohort in enumerate(rows, 1):
-        values = [_told(cohort.values[key]) if key in cohort.values else "" for key in shared]
+        values = [told(cohort.values[key]) if key in cohort.values else "" for key in shared]
         milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
         executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor} x{cohort.threads}"
         numbers = (f"{cohort.parameters:,}", executor, milliseconds)
@@ -156,7 +156,7 @@ def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: 
     console.print(table)
 
 
-def _headings(keys: Sequence[str]) -> list[str]:
+def headings(keys: Sequence[str]) -> list[str]:
     """Return the last words of keys, with their sections where those alone would be taken for another's."""
     short = [_short(key) for key in keys]
     return [word if short.count(word) == 1 else key for word, key in zip(short, keys, strict=True)]
@@ -167,9 +167,10 @@ def _short(key: str) -> str:
     return section if last == "name" else last
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
+    """Write the value of a setting in a cell of a table."""
     if isinstance(value, list | tuple):
-        return " ".join(map(_told, value)) or "none"
+        return " ".join(map(told, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -190,7 +191,7 @@ def members_tables(summary: dict[str, Any]) -> list[Table | str]:
     table = plain_table("over members", "mean", "std", "best", "worst")
     for key, values in spread.items():
         split, name = key.split("_", 1)
-        numbers = [_measured(name, values[what]) for what in ("mean", "std", "best", "worst")]
+        numbers = [measured_word(name, values[what]) for what in ("mean", "std", "best", "worst")]
         table.add_row(f"{split} {name}", *numbers)
     fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
     said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
@@ -210,11 +211,11 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequenc
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
     table = plain_table(
-        "trial", *_headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
+        "trial", *headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
     )
     for trial in ranked[:MAX_TRIALS]:
-        values = [_measured(key, trial[key]) if key in trial else "-" for key in shown]
-        numbers = [_told(trial.get(key, "-")) for key in varied]
+        values = [measured_word(key, trial[key]) if key in trial else "-" for key in shown]
+        numbers = [told(trial.get(key, "-")) for key in varied]
         table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
         table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"
@@ -222,7 +223,8 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequenc
     return table
 
 
-def _measured(name: str, value: float | str) -> str:
+def measured_word(name: str, value: float | str) -> str:
+    """Return a number as its name asks for: an accuracy in percent."""
     if isinstance(value, str):
         return value
     return f"{value:.2%}" if "accuracy" in name else _number(value)
@@ -246,6 +248,8 @@ def _decisions(plan: "Plan") -> list[str]:
     recipe, splits, training = plan.recipe, plan.splits, plan.recipe.training
     task = f"Classification, {len(plan.raw.classes)} classes" if plan.raw.classes else "Regression"
     rows = f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows"
+    if not len(splits.dev):
+        rows = f"{len(splits.train):,} rows in {recipe.population.folds} folds, {len(splits.test):,} test rows"
     threads = "1 thread" if recipe.device.threads == 1 else f"{recipe.device.threads} threads"
     machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"

@@ -15,6 +15,7 @@ from caviar.core.runs import check_can_create, create_run, own_run
 from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, from_recipe, merge, read_recipe, validate
 from caviar.workflow.cohorts import lay_out_cohorts, told_columns
 from caviar.workflow.execute import execute
+from caviar.workflow.folds import with_folds
 from caviar.workflow.members import lay_out
 from caviar.workflow.plan import Plan, make_plan, source_stem, torch_as_before, updates
 from caviar.workflow.resolve import environment
@@ -45,6 +46,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     members: int | None = None,
+    folds: int | None = None,
     care: bool | None = None,
     device: str | torch.device | None = None,
     settings: Mapping[str, Any] | Recipe | str | Path | None = None,
@@ -66,6 +68,8 @@ def train(
         epochs, seed, device: the settings training.epochs, seed and device.name.
         members: how many models train together (population.members); the best on dev is handed over, and the run's
             summary has the spread. Lists of hyperparameters, one for each member, are settings of [population].
+        folds: cross-validation (population.folds): each member is trained once without each of so many folds of the
+            rows that are not test, and once on all of them, which is handed over; the summary has their spread.
         care: when findings appear, go back to the last good state, try their remedies in short runs, and go on with
             the one that helps (training.care). Where there is nothing to do the weights are those of the plain run.
         settings: any other settings, such as {"optimizer.learning_rate": 3e-4} or {"optimizer": {"name": "sgd"}}; or a
@@ -84,7 +88,8 @@ def train(
     sparse, memory = describe(data, target, dev, test)
     device = None if device is None else str(device)
     changes = merge(
-        from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device, members=members, care=care)
+        from_settings(settings or {}),
+        updates(epochs=epochs, seed=seed, device=device, members=members, folds=folds, care=care),
     )
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(
@@ -232,10 +237,12 @@ def _plan(
     same_data: bool = False,
 ) -> Plan:
     with reading_progress(console) as progress:
-        plan = make_plan(sparse, memory, model, allow_code=allow_code, progress=progress, same_data=same_data)
+        plan = make_plan(
+            sparse, memory, model, allow_code=allow_code, progress=progress, same_data=same_data, pooled=True
+        )
     print_notes(console, plan.notices)
     print_plan(console, plan)
-    return plan
+    return with_folds(plan)
 
 
 def _json(value: Any) -> bytes:
