@@ -145,11 +145,12 @@ def fitting(cohort: Cohort, layouts: list[Layout], inputs: Shared, targets: Shar
 def describe_memory(memory: Memory) -> str:
     """Say in words what a population takes."""
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimiser": memory.optimizer}
-    named = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
-    return f"{_size(memory.total)} of memory ({named}, activations {_size(memory.activations)})"
+    named = ", ".join(f"{name} {describe_size(size)}" for name, size in parts.items())
+    return f"{describe_size(memory.total)} of memory ({named}, activations {describe_size(memory.activations)})"
 
 
-def _size(count: int) -> str:
+def describe_size(count: int) -> str:
+    """Write a number of bytes with its unit."""
     for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
