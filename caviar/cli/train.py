@@ -97,8 +97,8 @@ def _show(output: Output, run: Any) -> None:
         *report_tables(metrics),
         *_interventions(summary.get("interventions", [])),
         *_findings(path, summary.get("findings", [])),
-        f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
-        "(recipe.toml, records.sqlite, checkpoints/, bundle/, train.log).",
+        f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ (recipe.toml, "
+        f"records.sqlite, {'cohorts' if recipe.population.vary else 'checkpoints'}/, bundle/, train.log).",
         "Next:",
         *(f"  {line}" for line in _next_commands(path, recipe)),
     )
@@ -112,7 +112,7 @@ def _show(output: Output, run: Any) -> None:
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
         metrics=metrics,
-        **{key: summary[key] for key in ("spread", "trials", "cross_validation") if key in summary},
+        **{key: summary[key] for key in ("spread", "trials", "cross_validation", "cohorts") if key in summary},
         findings=summary.get("findings", []),
         interventions=summary.get("interventions", []),
         notices=summary.get("notices", []),
@@ -139,10 +139,11 @@ def _next_commands(path: Path, recipe: Any) -> list[str]:
     new_data = {"table": "new.csv", "pictures": "new_pictures/", "arrays": "new.npy"}[recipe.data.kind]
     if recipe.data.source.startswith("sample:"):
         new_data = recipe.data.source
-    rate = recipe.optimizer.learning_rate / 3
+    rate, vary = recipe.optimizer.learning_rate / 3, recipe.population.vary
     runs_dir = "" if path.parent == Path("runs") else f" --runs-dir {shlex.quote(str(path.parent))}"
+    again = f"caviar train {shlex.quote(str(path / 'recipe.toml'))}{runs_dir} --set optimizer.learning_rate={rate:.1g}"
     return [
         f"caviar predict {shlex.quote(str(path / 'bundle'))} {new_data} --output predictions.csv",
-        f"caviar train {shlex.quote(str(path / 'recipe.toml'))}{runs_dir} --set optimizer.learning_rate={rate:.1g}",
+        *([] if vary else [again]),
         f"caviar runs{runs_dir}",
     ]

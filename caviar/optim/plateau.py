@@ -91,6 +91,7 @@ class Plateaus:
     """A plateau for each member of a population: each listens to its own metric and has its own rate.
 
     plateaus: one for each member, without a warm-up of their own. rise: step -> factor, for a warm-up common to all.
+    When: many models train at once, and each shall slow down when it stalls, not when the others do.
     """
 
     def __init__(self, plateaus: Sequence[Plateau], rise: Callable[[int], Number]) -> None:

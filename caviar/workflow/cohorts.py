@@ -1,5 +1,6 @@
 """Members that cannot all be stacked: a plan for each cohort, and the way to run each."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from caviar.population import NAMES
 from caviar.population.settings import HYPERPARAMETERS
 from caviar.recipe import Recipe, Sparse, varied_keys
 from caviar.recipe.cohorts import CohortRecipe, cohort_recipes, differing_values
+from caviar.workflow.folds import with_folds
 from caviar.workflow.members import lay_out_members
 from caviar.workflow.plan import Plan, assemble
 
@@ -18,8 +20,9 @@ LAYOUT = ("executor", "size", "threads")
 
 
 class CohortPlan(NamedTuple):
-    """A cohort's members by their numbers in the run, and their plan as a population of their own."""
+    """A cohort's members and trials by their numbers in the run, and their plan as a population of their own."""
 
+    members: tuple[int, ...]
     trials: tuple[int, ...]
     plan: Plan
 
@@ -53,10 +56,22 @@ def cohort_plans(plan: Plan) -> Iterator[CohortPlan]:
     """
     cohorts = cohort_recipes(plan.recipe)
     others = [plan]
-    for trials, recipe in _laid_out(plan.recipe, cohorts):
-        found = plan_for(plan, recipe, others)
+    for members, recipe in _laid_out(plan.recipe, cohorts):
+        trials = plan.recipe.population.trials_of(members)
+        with named_trials(trials):
+            found = plan_for(plan, recipe, others)
         others = [plan, found]
-        yield CohortPlan(trials, found)
+        yield CohortPlan(members, trials, found)
+
+
+@contextlib.contextmanager
+def named_trials(trials: Sequence[int]) -> Iterator[None]:
+    """Let wrong input that shows in the block say which members it is about."""
+    try:
+        yield
+    except InputError as error:
+        many = "s" if len(trials) > 1 else ""
+        raise InputError(f"trial{many} {', '.join(map(str, trials))}: {error}") from error
 
 
 def plan_for(plan: Plan, recipe: Recipe, others: Sequence[Plan] = ()) -> Plan:
@@ -64,7 +79,9 @@ def plan_for(plan: Plan, recipe: Recipe, others: Sequence[Plan] = ()) -> Plan:
     assert isinstance(recipe.device.threads, int)
     torch.set_num_threads(recipe.device.threads)
     given = plan.model if recipe.model.name == "given" else None
-    return assemble(recipe, plan.raw, plan.splits, given, plan.device, others or [plan])
+    found = assemble(recipe, plan.raw, plan.splits, given, plan.device, others or [plan])
+    same = next((other.folds for other in others or [plan] if other.prepared is found.prepared), None)
+    return with_folds(found) if same is None else replace(found, folds=same)
 
 
 def _laid_out(recipe: Recipe, cohorts: Sequence[CohortRecipe]) -> Iterator[CohortRecipe]:
@@ -80,7 +97,7 @@ def _laid_out(recipe: Recipe, cohorts: Sequence[CohortRecipe]) -> Iterator[Cohor
         stated = {key: getattr(recipe.population, key) for key in LAYOUT}
         own = {key: value[place] if isinstance(value, tuple) else value for key, value in stated.items()}
         if isinstance(own["size"], int):
-            own["size"] = min(own["size"], len(cohort.trials))
+            own["size"] = min(own["size"], len(cohort.trials) * recipe.population.views)
         population = cohort.recipe.population.model_copy(update=own)
         yield cohort._replace(recipe=cohort.recipe.model_copy(update={"population": population}))
 
@@ -93,9 +110,10 @@ def lay_out_cohorts(plan: Plan, columns: Sequence[str]) -> tuple[Plan, list[Coho
     """
     values = differing_values(plan.recipe)
     found: list[CohortLayout] = []
-    for trials, cohort in cohort_plans(plan):
-        laid = lay_out_members(cohort)
-        own = {key: [values[trial].get(key) for trial in trials] for key in columns}
+    for members, trials, cohort in cohort_plans(plan):
+        with named_trials(trials):
+            laid = lay_out_members(cohort)
+        own = {key: [values[member].get(key) for member in members] for key in columns}
         known = [timing.seconds for timing in laid.timings if timing.seconds is not None]
         found.append(
             CohortLayout(

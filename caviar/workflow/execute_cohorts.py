@@ -1,5 +1,6 @@
 """Train the cohorts of a run one after another, and hand over the best member of all."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,15 +20,25 @@ from caviar.train.members import MembersState, finish_state, unpack_members
 from caviar.train.state import Best as BestState
 from caviar.train.state import State
 from caviar.workflow.cohorts import cohort_plans, plan_for
-from caviar.workflow.execute_members import Part, train_population
+from caviar.workflow.execute_members import Part, dev_values, train_population
 from caviar.workflow.hand_over import finish
 from caviar.workflow.job import build_job
-from caviar.workflow.members import best_trial, make_population, member_rows, members_job, summarise
+from caviar.workflow.members import (
+    best_trial,
+    judged_by_folds,
+    make_population,
+    member_rows,
+    members_job,
+    summarise,
+    summarise_folds,
+)
 from caviar.workflow.members_observers import Portion
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.resume import newest_checkpoint
 from caviar.workflow.show import print_notes
+
+HEAD = ("trial", "fate", "best_epoch", "member", "fold")
 
 
 class Best(NamedTuple):
@@ -37,6 +48,7 @@ class Best(NamedTuple):
     value: float
     epoch: int
     epochs_run: int
+    epochs: int
     bundle: Bundle
 
 
@@ -50,19 +62,24 @@ def train_cohorts(
     Raises RunError: every member of every cohort diverged in its first epoch.
     """
     singles, values = single_recipes(plan.recipe), differing_values(plan.recipe)
-    portions = _portions(plan)
+    settings, portions = plan.recipe.population, _portions(plan)
+    with contextlib.suppress(OSError):
+        folder.checkpoints.rmdir()  # each cohort has its own
     rows: list[dict[str, Any]] = []
     best: Best | None = None
     lost: RunError | None = None
-    for portion, (trials, cohort) in zip(portions, cohort_plans(plan), strict=True):
+    for portion, (_, trials, cohort) in zip(portions, cohort_plans(plan), strict=True):
         part = Part(trials, folder.cohort(portion.number), plan.recipe, portion)
         start = _newest(plan, folder, part, console) if resumed else None
         state, done = _train_one(cohort, part, folder, store, log, start, stop, console)
         if not done:
             return state, f"cohort {portion.number} of {portion.of}"
         job = members_job(cohort)
-        rows += _named(member_rows(cohort, job, state), trials, values)
-        folder.write_summary(**summarise(sorted(rows, key=lambda row: int(row["trial"])), job))
+        own = judged_by_folds(member_rows(cohort, job, state), job, state)
+        rows += _named(own, trials, values, settings.views)
+        rows.sort(key=lambda row: int(row["trial"]))
+        if job.folds is None:
+            folder.write_summary(**summarise(rows, job))
         try:
             found = _best_of(plan, cohort, part, state, singles)
         except RunError as error:
@@ -74,17 +91,21 @@ def train_cohorts(
         assert lost is not None
         raise lost
     best.bundle.save(folder.bundle)
-    told = {"trial": best.trial, "epoch": best.epoch}
-    folder.write_summary(metrics=best.bundle.metrics, best=told, epochs_run=best.epochs_run)
+    row = next(row for row in rows if row["trial"] == best.trial)
+    if job.folds is not None:
+        folder.write_summary(**summarise_folds(rows, job, best.trial // settings.views))
+    told = {"trial": best.trial, "epoch": best.epoch, **dev_values(row)}
+    run = {"epochs_run": best.epochs_run, "epoch": best.epochs_run, "epochs": best.epochs}
+    folder.write_summary(metrics=best.bundle.metrics, best=told, **run)
     return state, ""
 
 
 def _portions(plan: Plan) -> list[Portion]:
     """Return each cohort's share of the run, by the examples that its members see."""
     cohorts, rows = cohort_recipes(plan.recipe), len(plan.splits.train)
-    sizes = [len(trials) * int(recipe.training.epochs) * rows for trials, recipe in cohorts]
+    sizes = [recipe.population.trials * int(recipe.training.epochs) * rows for _, recipe in cohorts]
     return [
-        Portion(number, len(cohorts), len(cohort.trials), sum(sizes[: number - 1]), sum(sizes))
+        Portion(number, len(cohorts), cohort.recipe.population.trials, sum(sizes[: number - 1]), sum(sizes))
         for number, cohort in enumerate(cohorts, 1)
     ]
 
@@ -118,14 +139,19 @@ def _train_one(
 
 
 def _named(
-    rows: Sequence[dict[str, Any]], trials: Sequence[int], values: Sequence[dict[str, Any]]
+    rows: Sequence[dict[str, Any]], trials: Sequence[int], values: Sequence[dict[str, Any]], views: int
 ) -> list[dict[str, Any]]:
-    """Give the rows of a cohort their numbers in the run, and all that members of the run differ in."""
+    """Give the rows of a cohort's trials their numbers in the run, and all that members of the run differ in.
+
+    values: of every member of the run. views: trials of each member.
+    """
     found = []
     for row, trial in zip(rows, trials, strict=True):
         measured = {key: value for key, value in row.items() if key not in HYPERPARAMETERS}
-        head = {key: measured.pop(key) for key in ("trial", "fate", "best_epoch")}
-        found.append(head | {"trial": trial} | values[trial] | measured)
+        head = {key: measured.pop(key) for key in HEAD if key in measured}
+        if "member" in head:
+            head["member"] = trial // views
+        found.append(head | {"trial": trial} | values[trial // views] | measured)
     return found
 
 
@@ -133,10 +159,10 @@ def _best_of(plan: Plan, cohort: Plan, part: Part, state: MembersState, singles:
     """Write the bundle of a cohort's best member: its network, with its own recipe, and the cohort's preprocessing."""
     metric = cohort.recipe.training.metric
     assert metric != "auto"
-    place = best_trial(state, metric)
+    place = best_trial(state, metric, cohort.folds)
     trial, fared = part.trials[place], state.trials[place]
-    own = plan_for(plan, singles[trial], [cohort])
+    own = plan_for(plan, singles[trial // plan.recipe.population.views], [cohort])
     weights = {name: tensor[place].to(plan.device) for name, tensor in state.best_weights.items()}
     bundle = finish(own, build_job(own), State(best=BestState(fared.best_epoch, state.step, fared.best, weights)))
     bundle.save(part.folder.bundle)
-    return Best(trial, fared.best, fared.best_epoch, state.epoch - 1, bundle)
+    return Best(trial, fared.best, fared.best_epoch, state.epoch - 1, members_job(cohort).epochs, bundle)

@@ -1,7 +1,8 @@
 """Train a planned population in its folder, evaluate every member, and hand over the best."""
 
 import contextlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -101,6 +102,10 @@ def finish_population(plan: Plan, job: Job, state: MembersState, folder: RunFold
     bundle = finish(plan, job, State(best=Best(trial.best_epoch, state.step, trial.best, weights)))
     bundle.save(folder.bundle)
     found = describe_members(plan, members_job(plan), state)
-    folder.write_summary(
-        metrics=bundle.metrics, best={"trial": best, "epoch": trial.best_epoch}, epochs_run=state.epoch - 1, **found
-    )
+    told = {"trial": best, "epoch": trial.best_epoch, **dev_values(found["trials"][best])}
+    folder.write_summary(metrics=bundle.metrics, best=told, epochs_run=state.epoch - 1, **found)
+
+
+def dev_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial reached on dev."""
+    return {key: value for key, value in row.items() if key.startswith("dev_")}

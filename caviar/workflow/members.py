@@ -247,8 +247,10 @@ def best_trial(state: MembersState, metric: str, folds: Folds | None = None) -> 
 
 def describe_members(plan: Plan, job: MembersJob, state: MembersState) -> dict[str, Any]:
     """Return what became of each trial, and the spread over members (folds) of what they reach on dev and test."""
-    rows = member_rows(plan, job, state)
-    return summarise(rows, job) if job.folds is None else summarise_folds(rows, job, state)
+    rows = judged_by_folds(member_rows(plan, job, state), job, state)
+    if job.folds is None:
+        return summarise(rows, job)
+    return summarise_folds(rows, job, best_trial(state, job.metric, job.folds) // len(job.folds.views))
 
 
 def member_rows(plan: Plan, job: MembersJob, state: MembersState) -> list[dict[str, Any]]:
@@ -306,20 +308,24 @@ def summarise(rows: Sequence[dict[str, Any]], job: MembersJob) -> dict[str, Any]
     return {"trials": jsonable(rows), "spread": jsonable(_spreads(rows, name)), "chosen_by": chosen_by}
 
 
-def summarise_folds(rows: Sequence[dict[str, Any]], job: MembersJob, state: MembersState) -> dict[str, Any]:
+def judged_by_folds(rows: list[dict[str, Any]], job: MembersJob, state: MembersState) -> list[dict[str, Any]]:
+    """Return rows in which a trial on all rows, which has no dev rows of its own, has the mean over folds instead."""
+    name = "accuracy" if job.task == "classification" else "r2"
+    for number, row in enumerate(rows if job.folds is not None else ()):
+        if job.folds is not None and job.folds.is_whole(number):
+            for key in ("dev_loss", f"dev_{name}"):
+                row.pop(key, None)
+            row["dev_loss" if job.metric == "loss" else f"dev_{name}"] = state.trials[number].best
+    return rows
+
+
+def summarise_folds(rows: Sequence[dict[str, Any]], job: MembersJob, best: int) -> dict[str, Any]:
     """Return what a run's summary says of its folds: each trial, the best member's spread over folds, and every one's.
 
-    A trial on all rows has no dev rows of its own: with it stands the mean over folds in its best epoch.
+    best: the member that is handed over.
     """
     name = "accuracy" if job.task == "classification" else "r2"
     chosen_by = "dev_loss" if job.metric == "loss" else f"dev_{name}"
-    assert job.folds is not None
-    for number, row in enumerate(rows):
-        if job.folds.is_whole(number):
-            (other,) = {"dev_loss", f"dev_{name}"} - {chosen_by}
-            row.pop(other, None)
-            row[chosen_by] = state.trials[number].best
-    best = best_trial(state, job.metric, job.folds) // len(job.folds.views)
     return jsonable({"trials": rows, "chosen_by": chosen_by, **_over_folds(rows, name, best)})  # type: ignore[no-any-return]
 
 
@@ -329,12 +335,20 @@ def _over_folds(rows: Sequence[dict[str, Any]], name: str, best: int) -> dict[st
     for row in rows:
         members.setdefault(row["member"], []).append(row)
     spreads = {member: _spreads([row for row in own if row["fold"] != "all"], name) for member, own in members.items()}
-    varied = [key for key in rows[0] if key in HYPERPARAMETERS]
     found = [
-        {"member": member, **{key: members[member][0][key] for key in varied}, "spread": spread}
+        {
+            "member": member,
+            **{key: value for key, value in members[member][0].items() if _varies(key)},
+            "spread": spread,
+        }
         for member, spread in spreads.items()
     ]
     return {"spread": spreads[best], "cross_validation": {"folds": len(members[best]) - 1, "members": found}}
+
+
+def _varies(key: str) -> bool:
+    """Whether a row's key is one of those that members differ in."""
+    return key in HYPERPARAMETERS or "." in key
 
 
 def _spreads(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -362,6 +376,7 @@ __all__ = [
     "best_trial",
     "describe_members",
     "first_state",
+    "judged_by_folds",
     "lay_out",
     "lay_out_members",
     "make_population",

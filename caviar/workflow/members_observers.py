@@ -126,8 +126,8 @@ class MembersBar:
                 self._cohort + "epoch {task.fields[epoch]}/{task.fields[epochs]}, {task.fields[members]} members"
             ),
             BarColumn(bar_width=24 if wide else 6),
-            Rate(),
-            TimeLeft(),
+            Rate(table_column=Column(no_wrap=True)),
+            TimeLeft(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
             console=console,
             auto_refresh=False,
@@ -135,8 +135,8 @@ class MembersBar:
         )
         done, batches = divmod(first_step, max(1, -(-rows // batch_size)))
         completed = self._before + (done * rows + batches * batch_size) * self._each
-        total = epochs * rows if portion is None else portion.total
-        fields: dict[str, Any] = {"epoch": min(done + 1, epochs), "epochs": epochs, "members": "", "said": ""}
+        total, members = (epochs * rows, "") if portion is None else (portion.total, str(portion.members))
+        fields: dict[str, Any] = {"epoch": min(done + 1, epochs), "epochs": epochs, "members": members, "said": ""}
         self._task = self._bar.add_task("", total=total, completed=completed, **fields)
         self._said, self._members = "", 0
         self._shown, self._printed = 0.0, time.monotonic()
@@ -163,7 +163,9 @@ class MembersBar:
         gone = sum(trial.fate == "diverged" for trial in trials)
         lost = f", {gone} diverged" if gone else ""
         if spread:
-            numbers = f"{spread['mean']:.4f} (best {spread['highest']:.4f}, worst {spread['lowest']:.4f})"
+            low, high = f"{spread['lowest']:.4f}", f"{spread['highest']:.4f}"
+            ends = f"{low} to {high}" if self._cohort else f"best {high}, worst {low}"
+            numbers = f"{spread['mean']:.4f} ({ends})"
             self._said = f"validation {name} {numbers}{lost}"
         now = time.monotonic()
         if now - self._shown > REFRESH_SECONDS or facts.epoch == self._epochs:

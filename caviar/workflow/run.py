@@ -102,6 +102,7 @@ def _home(folder: RunFolder, recipe: Recipe, trial: int) -> tuple[RunFolder, int
     """Return where the weights of a trial are kept, and its place among those that are kept there."""
     if not recipe.population.vary:
         return folder, trial
+    member, view = divmod(trial, recipe.population.views)
     cohorts = enumerate(cohort_recipes(recipe), 1)
-    number, trials = next((number, trials) for number, (trials, _) in cohorts if trial in trials)
-    return folder.cohort(number), trials.index(trial)
+    number, members = next((number, members) for number, (members, _) in cohorts if member in members)
+    return folder.cohort(number), members.index(member) * recipe.population.views + view

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.population.cohort import NAMES
 from caviar.population.memory import describe_size
 from caviar.population.settings import HYPERPARAMETERS
 
@@ -107,6 +108,8 @@ def steps_progress(console: Console, what: str, total: int, unit: str = "steps")
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:
+        if plan.recipe.population.vary:
+            console.print("Trial 0; the other members differ from it.")
         if plan.layers:
             console.print(_network_table(plan))
         for line in _decisions(plan):
@@ -137,21 +140,23 @@ def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: 
     if console.quiet:
         return
     rows = list(cohorts)
-    shared = [key for key in columns if key not in HYPERPARAMETERS and any(key in cohort.values for cohort in rows)]
+    own = {*NAMES, *NAMES.values()}  # what may differ within a cohort
+    shared = [key for key in columns if key not in own and any(key in cohort.values for cohort in rows)]
     count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
-    said = f"{count} members in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
+    said = f"{count} models in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
     console.print(said, soft_wrap=True)
-    headings = ("parameters", "executor", "threads", "ms a step")
-    table = plain_table("cohort", "trials", *_headings(shared), *headings, left=2)
+    rest = ("parameters", "executor", "ms a step")
+    table = plain_table("cohort", "trials", *headings(shared), *rest, left=2)
     for number, cohort in enumerate(rows, 1):
-        values = [_told(cohort.values[key]) if key in cohort.values else "" for key in shared]
+        values = [told(cohort.values[key]) if key in cohort.values else "" for key in shared]
         milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
-        run = (f"{cohort.parameters:,}", cohort.executor, str(cohort.threads), milliseconds)
-        table.add_row(str(number), _ranges(cohort.trials), *values, *run)
+        executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor} x{cohort.threads}"
+        numbers = (f"{cohort.parameters:,}", executor, milliseconds)
+        table.add_row(str(number), _ranges(cohort.trials), *values, *numbers)
     console.print(table)
 
 
-def _headings(keys: Sequence[str]) -> list[str]:
+def headings(keys: Sequence[str]) -> list[str]:
     """Return the last words of keys, with their sections where those alone would be taken for another's."""
     short = [_short(key) for key in keys]
     return [word if short.count(word) == 1 else key for word, key in zip(short, keys, strict=True)]
@@ -162,9 +167,10 @@ def _short(key: str) -> str:
     return section if last == "name" else last
 
 
-def _told(value: Any) -> str:
+def told(value: Any) -> str:
+    """Write the value of a setting in a cell of a table."""
     if isinstance(value, list | tuple):
-        return " ".join(map(_told, value)) or "none"
+        return " ".join(map(told, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -205,11 +211,11 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequenc
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
     table = plain_table(
-        "trial", *_headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
+        "trial", *headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
     )
     for trial in ranked[:MAX_TRIALS]:
         values = [measured_word(key, trial[key]) if key in trial else "-" for key in shown]
-        numbers = [_told(trial.get(key, "-")) for key in varied]
+        numbers = [told(trial.get(key, "-")) for key in varied]
         table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
         table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"

@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from caviar.population.settings import HYPERPARAMETERS
-from caviar.workflow.show import measured_word, plain_table
+from caviar.workflow.show import headings, measured_word, plain_table, told
 
 MAX_MEMBERS = 10
 MEASURED = ("dev_loss", "dev_accuracy", "dev_r2", "test_loss", "test_accuracy", "test_r2")
@@ -23,7 +23,7 @@ def folds_tables(summary: dict[str, Any]) -> list[Table | str]:
         f"when the mean {by} of the folds was best ({measured_word(by, chosen[summary['chosen_by']])}). What to expect "
         "of it on new data is the mean over folds, not the best fold."
     )
-    members = [_members_table(trials, found, summary["chosen_by"])] if said else []
+    members = [_members_table(trials, found, summary["chosen_by"], summary.get("varied"))] if said else []
     return [*members, f"{found['folds']} folds{said}, each judged by rows that it was not trained on:", "",
             _folds_table(own, summary["spread"]), handed, ""]  # fmt: skip
 
@@ -40,16 +40,18 @@ def _folds_table(trials: list[dict[str, Any]], spread: dict[str, Any]) -> Table:
     return table
 
 
-def _members_table(trials: list[dict[str, Any]], found: dict[str, Any], chosen_by: str) -> Table:
-    """The best members by the mean over their folds, as mean and standard deviation."""
-    varied = [key for key in trials[0] if key in HYPERPARAMETERS]
+def _members_table(
+    trials: list[dict[str, Any]], found: dict[str, Any], chosen_by: str, columns: list[str] | None
+) -> Table:
+    """The best members by the mean over their folds, as mean and standard deviation; columns: what they differ in."""
+    varied = [key for key in trials[0] if key in HYPERPARAMETERS] if columns is None else columns
     members = [each for each in found["members"] if chosen_by in each["spread"]]
     members.sort(key=lambda each: (1 if chosen_by == "dev_loss" else -1) * each["spread"][chosen_by]["mean"])
     shown = [key for key in MEASURED if key in members[0]["spread"]]
-    table = plain_table("member", *varied, *(f"{key.replace('_', ' ')} (std)" for key in shown), left=1)
+    table = plain_table("member", *headings(varied), *(f"{key.replace('_', ' ')} (std)" for key in shown), left=1)
     for each in members[:MAX_MEMBERS]:
         spread = each["spread"]
-        numbers = [f"{each[key]:.4g}" for key in varied]
+        numbers = [told(each.get(key, "-")) for key in varied]
         values = [f"{measured_word(k, spread[k]['mean'])} ({measured_word(k, spread[k]['std'])})" for k in shown]
         table.add_row(str(each["member"]), *numbers, *values)
     if len(members) > MAX_MEMBERS:

@@ -202,7 +202,7 @@ def test_values_that_differ_are_told_by_their_shortest_names() -> None:
     tables = [{"name": "sgd", "momentum": 0.5}, {"name": "adam"}]
     recipe = recipe_of({"optimizer": tables, "training.batch_size": [8, 8], "regularization.l2": [0.0, 0.1]}, 2)
     first, second = differing_values(recipe)
-    assert first["l2"], second["l2"] == (0.0, 0.1)
+    assert (first["l2"], second["l2"]) == (0.0, 0.1)
     assert (first["optimizer.name"], second["optimizer.name"]) == ("sgd", "adam")
     assert first["optimizer.momentum"] == 0.5
     assert "optimizer.momentum" not in second

@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
 
 def train(tmp_path: Path, name: str, vary: dict[str, Any] | None = None, **options: Any) -> caviar.Run:
     vary = VARY if vary is None else vary
-    members = len(next(iter(vary.values())))
+    members = len(next(iter(vary.values()), []))
     settings = SETTINGS | {"population.vary": vary} | options.pop("settings", {})
     options = {"members": members, "epochs": 3} | options
     data = options.pop("data", "sample:iris")
@@ -286,7 +286,8 @@ def test_a_module_of_ones_own_and_a_regression(tmp_path: Path) -> None:
         ({"training.batch_size": [16, 32]}, r"2 entries for 3 members"),
         ({"data.target": ["a", "b", "c"]}, r"cannot differ in data\.target"),
         ({"loss.name": ["cross_entropy", "hinge", "hinge"]}, r"cannot be compared by their losses"),
-        ({"optimizer.name": ["sgd", "lbfgs", "sgd"]}, r"lbfgs"),
+        ({"optimizer.name": ["sgd", "lbfgs", "sgd"]}, r"^trial 1: .*lbfgs"),
+        ({"training.batch_size": [16, 500, 500]}, r"^trials 1, 2: training\.batch_size is 500"),
         ({"model.width": [[8], [9], [8]]}, r"trial 0: model\.width is not a setting.*widths"),
         ({"training.batch_size": [16, 32, 16], "model.activation": ["relu", "relu", "rely"]}, r"trial 2:.*relu"),
     ],
@@ -308,3 +309,30 @@ def test_values_that_can_all_be_stacked_make_one_population(tmp_path: Path) -> N
     assert population.vary == {}
     assert population.lists() == {"learning_rate": (0.1, 0.05), "dropout": (0.0, 0.2)}
     assert "cohorts" not in run.summary
+
+
+def test_cohorts_of_folds(tmp_path: Path) -> None:
+    """Trial m * 4 + f is member m without fold f, whichever cohort it is in; the best member of all is handed over."""
+    vary = {"training.batch_size": [16, 32, 16], "model.widths": [[8], [8], [12]]}
+    run = train(tmp_path, "many", vary, settings={"population.folds": 3})
+    assert [cohort["trials"] for cohort in run.summary["cohorts"]] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    rows = run.summary["trials"]
+    assert [row["trial"] for row in rows] == list(range(12))
+    assert [row["member"] for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
+    assert [row["fold"] for row in rows] == [0, 1, 2, "all"] * 3
+    means = {}
+    for found in run.summary["cross_validation"]["members"]:
+        losses = [row["dev_loss"] for row in rows if row["member"] == found["member"] and row["fold"] != "all"]
+        means[found["member"]] = found["spread"]["dev_loss"]["mean"]
+        assert means[found["member"]] == pytest.approx(sum(losses) / 3)
+        assert found["training.batch_size"] == vary["training.batch_size"][found["member"]]
+    wholes = [row for row in rows if row["fold"] == "all"]
+    best = min(wholes, key=lambda row: row["dev_loss"])
+    assert run.summary["best"]["trial"] == best["trial"]
+    assert caviar.load(run.path).manifest.model["widths"] == best["model.widths"]
+    assert run.member(7).manifest.recipe["training"]["batch_size"] == 32
+    alone = train(
+        tmp_path, "alone", {}, members=1, settings={"population.folds": 3, "training.batch_size": 16},
+    )  # fmt: skip
+    for trial in range(4):
+        assert alone.records(trial=trial) == run.records(trial=trial)
