@@ -50,6 +50,10 @@ class Store:
 
     def _prepare(self, read_only: bool) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if read_only and not found and not self.path.stat().st_size:
+            raise InputError(
+                f"{self.path}: the record store is empty: nothing was recorded, or the file was cut short."
+            )
         if read_only or found:
             check_version("record store", found, STORE, self.path)
         if read_only:
@@ -160,6 +164,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if str(error).startswith("no such"):
+            raise InputError(f"{path}: the record store is damaged ({error}), and cannot be read.") from error
         raise InputError(
             f"{path}: the record store cannot be opened ({error}). Check that its folder may be written to, "
             "and that the disk has room."
