@@ -385,15 +385,7 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
     """Return the members' first modules: the module itself, as often, or what the factory makes for each seed."""
     if isinstance(source, nn.Module):
         return [source] * count
-    if not callable(source):
-        raise InputError(f"a population is made of a torch.nn.Module or a function that makes one, not of {source!r}.")
-    modules = []
-    for trial in range(count):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_derived(seed, trial, seeds, "weights"))
-            modules.append(source())
-        if not isinstance(modules[-1], nn.Module):
-            raise InputError(f"the function made a {type(modules[-1]).__name__}; it must make a torch.nn.Module.")
+    modules = [make_module(source, seed, trial, seeds) for trial in range(count)]
     if len({id(module) for module in modules}) < count:
         raise InputError(
             "the function made the same module twice, so that members would share weights. Make a new one at each "
@@ -407,6 +399,20 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
             "have one architecture; make a population for each."
         )
     return modules
+
+
+def make_module(source: Source, seed: int, trial: int, seeds: Sequence[int] | None = None) -> nn.Module:
+    """Return a member's first module: the one that is given, or what the function makes for the member's seed."""
+    if isinstance(source, nn.Module):
+        return source
+    if not callable(source):
+        raise InputError(f"a population is made of a torch.nn.Module or a function that makes one, not of {source!r}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_derived(seed, trial, seeds, "weights"))
+        made = source()
+    if not isinstance(made, nn.Module):
+        raise InputError(f"the function made a {type(made).__name__}; it must make a torch.nn.Module.")
+    return made
 
 
 def member_draws(seed: int, trial: int, seeds: Sequence[int] | None = None) -> torch.Generator:
