@@ -199,6 +199,8 @@ class Population:
         if self._remembered:
             return dict(self._remembered)
         found = {f"model/{name}": tensor.clone() for name, tensor in self.cohort.weights.items()}
+        if self.cohort.average:
+            found |= {f"average/{name}": tensor.clone() for name, tensor in self.cohort.weights.items()}
         return {**found, "draws": torch.stack([generator.get_state() for generator in self.cohort.draws])}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -345,7 +347,7 @@ class Population:
 def _first(name: str, weights: Mapping[str, Tensor]) -> Tensor | float:
     """Return what a state's tensor begins with in a member of these weights (1, ...)."""
     room, _, key = name.partition("/")
-    if room == "model":
+    if room in ("model", "average"):
         return weights[key][0]
     owner, _, slot = key.rpartition("/")
     if slot == "slow":  # Lookahead's slow weights begin as the weights
