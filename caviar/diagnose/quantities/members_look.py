@@ -14,7 +14,7 @@ from caviar.diagnose.quantities.layout import Layout
 from caviar.diagnose.quantities.members_signals import MembersSignals, Memory
 from caviar.diagnose.quantities.pending import Emit, Entry, Key, MembersPending
 from caviar.diagnose.quantities.signals import Signals
-from caviar.diagnose.quantities.structure import emit_as, learning, of_weights
+from caviar.diagnose.quantities.structure import Measure, emit_as, learning, of_weights
 from caviar.diagnose.quantities.updates import emit_norms, emit_pair
 from caviar.population import Cohort, Executor, Step
 from caviar.population.layers import Context
@@ -121,11 +121,10 @@ class Part:
 
     @torch.no_grad()
     def _copy(self, executor: Executor) -> None:
-        if not self._old:
-            like = self._cohort.weights
-            self._old = {name: torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in like.items()}
         for first, live in executor.live():
             for name, tensor in live.items():
+                if name not in self._old:
+                    self._old[name] = tensor.new_empty(self._cohort.weights[name].shape)
                 self._old[name][first : first + len(tensor)].copy_(tensor)
 
     def _differentiate(self, step: Step, own: slice, kind: Kind) -> dict[int, Tensor]:
@@ -192,7 +191,9 @@ class Part:
         weights = {layer.name: self._old[names[layer.parameters[0]]] for layer in layout.layers}
         wanted = of_weights(layout, first=first)
         if wanted:
-            values = [torch.vmap(measure)(weights[key.layer]) for key, measure in wanted.items()]
+            values = [
+                _each(measure, weights[key.layer], whole=key.name != "looks_fresh") for key, measure in wanted.items()
+            ]
             self.add(self._all, torch.stack(values, dim=1), emit_as(list(wanted)))
         for own, reached, norms in self._norms:
             facts = learning(layout, set(reached), range(len(names)))
@@ -240,3 +241,9 @@ def _copied(generator: torch.Generator) -> torch.Generator:
     found = torch.Generator(generator.device)
     set_generator(found, generator.get_state())
     return found
+
+
+def _each(measure: Measure, weights: Tensor, *, whole: bool) -> Tensor:
+    """Measure the weight of every member; whole: in one go, which a measure that looks at single numbers cannot do."""
+    measured: Tensor = torch.vmap(measure)(weights) if whole else torch.stack([measure(weight) for weight in weights])
+    return measured
