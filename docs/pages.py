@@ -108,7 +108,8 @@ PAGES = (
         "`caviar recipe DATA --preview schedule` prints the course of your own recipe, and draws it with `--output`.",
         ("schedule.name",),
         ("schedule.*",),
-        ("optim.schedules.*", *_under("optim", "Plateau", "Plateaus", "preview", "preview_table", "sparkline", "plot_schedules",
+        ("optim.schedules.*", *_under("optim", "Plateau", "Plateaus", "preview", "preview_table", "sparkline",
+                                      "plot_schedules",
                                       "build_schedule", "build_plateaus", "build_momentum_schedule", "check_schedule")),
     ),
     Page(
