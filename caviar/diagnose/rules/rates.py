@@ -267,14 +267,14 @@ def curve_shape(story: Story, limits: Limits) -> Iterator[Found]:
     """LR014: which of the four textbook shapes the loss has: of a very high, high, low or good rate."""
     story.need_finished()
     losses = story.need_steps(int(limits["steps"]))
-    parts = blocks(losses.values, 20)
+    parts = np.array([np.median(part) for part in np.array_split(losses.values, 20)])  # no odd batch makes a shape
     start, quarter, middle, end = (float(parts[a:b].mean()) for a, b in ((0, 1), (4, 6), (9, 11), (18, 20)))
-    whole = start - end
+    whole, highest = start - end, limits["above"] * max(float(losses.values[0]), story.known_baseline)
     numbers = {"start": start, "middle": middle, "end": end}
-    if len(losses) < len(story.losses) or end > limits["above"] * max(start, story.known_baseline):
+    if len(losses) < len(story.losses) or end > highest:
         shape = "very high: it ends far above where it began"
-    elif whole < limits["fall"] * abs(start):
-        return  # it hardly fell: other rules say why
+    elif whole < limits["fall"] * abs(start) or start > highest or end > limits["learned"] * story.known_baseline > 0:
+        return  # it hardly fell, or from a height that it had climbed first: other rules say why
     elif (start - middle) / whole < limits["straight"]:
         shape = "low: it falls in a straight line, and has not begun to flatten out"
     elif (
