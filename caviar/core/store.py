@@ -135,10 +135,14 @@ class Store:
             found = [{"time": t, "step": s, "kind": k, **json.loads(d)} for t, s, k, d in rows]
         return [event for event in found if kind in (None, event["kind"])]
 
-    def delete_after(self, step: int) -> int:
-        """Delete the records of steps after `step` (a resume does this first) and return how many there were."""
+    def delete_after(self, step: int, trials: Iterable[int] | None = None) -> int:
+        """Delete the records of steps after `step` (a resume does this first) and return how many there were.
+
+        trials: of these only.
+        """
+        clause = "" if trials is None else f" AND series IN (SELECT id FROM series WHERE trial IN ({_listed(trials)}))"
         with self._transaction():
-            return self._connection.execute("DELETE FROM points WHERE step > ?", (step,)).rowcount
+            return self._connection.execute(f"DELETE FROM points WHERE step > ?{clause}", (step,)).rowcount
 
     def close(self) -> None:
         self._connection.close()
@@ -148,6 +152,10 @@ class Store:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(int(number)) for number in numbers)
 
 
 @contextlib.contextmanager
