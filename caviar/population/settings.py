@@ -1,6 +1,5 @@
 """What a recipe says about training many models at once: the section [population]."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -87,7 +86,7 @@ class PopulationSettings(Settings):
         """How many models train in all; member m without fold f is trial m * views + f, and on all folds the last."""
         return self.members * self.views
 
-    def trials_of(self, members: Iterable[int]) -> tuple[int, ...]:
+    def trials_of(self, members: tuple[int, ...]) -> tuple[int, ...]:
         """Return the numbers of the models that some members are trained as."""
         return tuple(member * self.views + view for member in members for view in range(self.views))
 
