@@ -10,8 +10,8 @@ finite, as it can say nothing elsewhere. Each is used as its own documentation s
 
 A finding (warning or worse, as the tool itself calls it) stands for every code that its words could mean, so tools that
 speak in general terms are judged kindly: diagnosis_peer_tools.py has the list. Advice that stands for none of the
-suite's faults (tensor cores, weight decay of biases) is passed over. Of each healthy set-up any other finding is a false
-alarm. caviar's row is read from what benchmarks/diagnosis.py has kept, for the same set-ups.
+suite's faults (tensor cores, weight decay of biases) is passed over. Of each healthy set-up any other finding is a
+false alarm. caviar's row is read from what benchmarks/diagnosis.py has kept, for the same set-ups.
 """
 
 import argparse
