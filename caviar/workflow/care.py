@@ -28,14 +28,16 @@ from caviar.nn.settings import GivenSettings
 from caviar.train.checkpoints import BEST_FILE, Checkpoints
 from caviar.train.loop import Job, StopRequest
 from caviar.train.state import State, unpack
+from caviar.workflow.advice import advice_for
 from caviar.workflow.job import build_job
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan, variant
 from caviar.workflow.proof import Proof
-from caviar.workflow.prove import SEEDS, advice_for, choose_fork, note, try_remedies
+from caviar.workflow.prove import choose_fork, note
 from caviar.workflow.show import print_notes
 from caviar.workflow.train_once import Place, Trained, checkpoints_of, note_start, train_once
 from caviar.workflow.trial_runs import fork_state
+from caviar.workflow.try_remedies import SEEDS, try_remedies
 from caviar.workflow.watching import watch
 
 CONFIDENT: Final = 0.8
@@ -97,7 +99,8 @@ class _Eye:
             and f.family not in MOMENTARY_FAMILIES
             and f.code not in self._let_be
         ]
-        return grave if advice_for(grave, self._plan.recipe)[0] else []
+        advice = advice_for(grave, self._plan.recipe)[0]
+        return grave if any(not each.lengthens for each in advice) else []
 
 
 def train_with_care(

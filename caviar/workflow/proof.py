@@ -15,12 +15,16 @@ SURE: Final = 2.0
 """A difference counts from so many of its standard errors on, or where every seed shows it."""
 SMALLEST: Final = 0.005
 """And from half a per cent of accuracy or R2 on."""
+NEAR: Final = 0.02
+"""To change everything at once takes so much more accuracy or R2 than to change what is at fault."""
 
 
 @dataclass(frozen=True)
 class Tried:
     """One remedy, or the control (no settings), and what its trials came to.
 
+    round: 1 for what findings advise, later ones for what was tried on top of the best until then. everything: it is
+    all that caviar would choose otherwise, at once. anew: it cannot be taken up by a run that is under way.
     gain: mean difference to the control of the same seed, in the dev metric; spread: its standard deviation over seeds
     (both NaN where a side diverged). cured: codes that the control shows and this does not.
     """
@@ -35,6 +39,14 @@ class Tried:
     cured: tuple[str, ...] = ()
     verdict: Verdict | None = None
     reason: str = ""
+    round: int = 1
+    everything: bool = False
+
+    @property
+    def reached(self) -> float:
+        """The mean metric over seeds that did not diverge, minus infinity where all did."""
+        known = [metric for metric in self.metrics if not math.isnan(metric)]
+        return statistics.fmean(known) if known else -math.inf
 
     @property
     def metrics(self) -> list[float]:
@@ -47,6 +59,7 @@ class Tried:
             "do": self.do,
             "settings": list(self.settings),
             "advised_by": list(self.codes),
+            "round": self.round,
             "from_scratch": self.anew,
             "verdict": self.verdict or "control",
             "reason": self.reason,
@@ -101,10 +114,11 @@ def judge(tried: Tried, control: Tried, codes: Sequence[str]) -> Tried:
     if tried.reason:
         return replace(tried, verdict="is refused")
     count = len(tried.trials)
-    shown = [code for code in codes if 2 * sum(code in trial.codes for trial in control.trials) >= count]
+    beside = control.trials[:count]
+    shown = [code for code in codes if 2 * sum(code in trial.codes for trial in beside) >= count]
     cured = tuple(code for code in shown if 2 * sum(code in trial.codes for trial in tried.trials) < count)
-    failed, before = sum(trial.failed for trial in tried.trials), sum(trial.failed for trial in control.trials)
-    pairs = zip(tried.metrics, control.metrics, strict=True)
+    failed, before = sum(trial.failed for trial in tried.trials), sum(trial.failed for trial in beside)
+    pairs = zip(tried.metrics, control.metrics, strict=False)
     differences = [own - other for own, other in pairs if not math.isnan(own - other)]
     gain = statistics.fmean(differences) if differences else math.nan
     spread = statistics.stdev(differences) if len(differences) > 1 else math.nan if not differences else 0.0
@@ -122,14 +136,17 @@ def judge(tried: Tried, control: Tried, codes: Sequence[str]) -> Tried:
 
 
 def choose_winner(tried: Sequence[Tried]) -> Tried | None:
-    """Return the remedy that ends best on dev, of those that help; the cheapest of those within half a per cent."""
-    helping = [each for each in tried if each.verdict in ("cures", "helps")]
-    reached = {each.settings: _reached(each) for each in helping}
-    best = max(reached.values(), default=math.nan)
-    near = [each for each in helping if reached[each.settings] >= best - SMALLEST]
-    return next((each for each in near if each.verdict == "cures"), near[0] if near else None)
+    """Return the remedy that ends best on dev, of those that help; the cheapest of those within half a per cent.
 
-
-def _reached(tried: Tried) -> float:
-    known = [metric for metric in tried.metrics if not math.isnan(metric)]
-    return statistics.fmean(known) if known else -math.inf
+    What was tried on fewer seeds than others was left behind there. Changing everything wins where nothing less comes
+    near it.
+    """
+    most = max((len(each.trials) for each in tried), default=0)
+    helping = [each for each in tried if each.verdict in ("cures", "helps") and len(each.trials) == most]
+    rest = [each for each in helping if not each.everything]
+    best = max((each.reached for each in rest), default=-math.inf)
+    near = [each for each in rest if each.reached >= best - SMALLEST]
+    far = [each for each in helping if each.everything and each.reached > best + NEAR]
+    return next(
+        (each for each in (*far, *near) if each.everything or each.verdict == "cures"), near[0] if near else None
+    )

@@ -1,13 +1,11 @@
 """Try what findings advise: fork the last good state, train each remedy beside an untouched control, and compare."""
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from rich.console import Console
 from torch import nn
 
 from caviar.core.checkpoint import read_checkpoint
@@ -22,41 +20,19 @@ from caviar.diagnose.engine import diagnose
 from caviar.diagnose.story import stories
 from caviar.recipe import Recipe, from_recipe
 from caviar.train.checkpoints import Checkpoints
+from caviar.workflow.advice import advice_for
 from caviar.workflow.diagnose import RunDiagnosis, diagnose_run, facts_of_run
-from caviar.workflow.find_lr import Sweep, planned_start, run_sweep
-from caviar.workflow.plan import Plan, make_plan, torch_as_before, variant
-from caviar.workflow.proof import Proof, Tried, choose_winner, judge
+from caviar.workflow.plan import make_plan, torch_as_before, variant
+from caviar.workflow.proof import Proof, Tried
 from caviar.workflow.randomness import randomness_as_before
-from caviar.workflow.remedies import remedies_for
-from caviar.workflow.show import notes_console, steps_progress
+from caviar.workflow.show import notes_console
 from caviar.workflow.source import InMemory
-from caviar.workflow.trial_runs import Fork, begins_anew, run_trial
+from caviar.workflow.trial_runs import Fork
+from caviar.workflow.try_remedies import SEEDS, MakePlan, try_remedies
 
-SEEDS: Final = 3
-LEAST_EPOCHS: Final = 10
 LEARNED: Final = 0.9
 LAST_LOSSES: Final = 10
 """A run has learned something when its last batches cost less than so much of its first one."""
-NOT_COMPARABLE: Final = ("split", "data", "device", "training.epochs", "training.patience", "watch")
-"""Sections and settings after which runs are judged on other examples, train longer, or only cost something else."""
-
-COMPANIONS: Final = {
-    "model.activation": ("model.init=auto", "model.init_gain=auto"),
-    "model.init": ("model.init_gain=auto",),
-}
-RATE: Final = "optimizer.learning_rate"
-SEARCH_RATES: Final = 16
-
-MakePlan = Callable[[tuple[str, ...]], Plan]
-"""From assignments to the plan of a run that differs in them; raises InputError where they cannot be."""
-
-
-class Advice(NamedTuple):
-    """A remedy in settings, and the codes of the findings that advise it."""
-
-    do: str
-    settings: tuple[str, ...]
-    codes: tuple[str, ...]
 
 
 def prove(
@@ -78,9 +54,14 @@ def prove(
     from scratch. Each seed has an order of batches and random draws of its own, common to all remedies. The result is
     kept in the run's folder (proof.json) and noted among its events.
 
+    Beside what findings advise, all that the recipe has otherwise than caviar would choose is tried at once. Where that
+    ends well ahead, or the best remedy's own trial shows something more, further rounds go on from the best: with what
+    is advised there, what else helped, and what caviar would choose, concern by concern.
+
     Args:
         run: its folder.
-        code: of the finding to prove; by default all that are warnings or worse and no consequences of others.
+        code: of the finding to prove; by default all that are warnings or worse, or where there are none worth
+            knowing, and no consequences of others.
         data, target, model: as given to `caviar.train`, where the run had its data in memory or a module of its own.
         epochs: to train from the fork on (a third of the run's, 10 at least, to its end at most).
         seeds: trials of each remedy.
@@ -110,6 +91,7 @@ def prove(
             epochs=epochs,
             seeds=seeds,
             console=console,
+            wide=True,
         )
         note(owned.folder, proof)
     return proof
@@ -122,7 +104,9 @@ def _chosen(found: RunDiagnosis, code: str | None) -> list[Finding]:
         if not chosen:
             raise unknown_name("finding of this run", code, sorted({finding.code for finding in every}))
     else:
-        chosen = [f for f in every if at_least(f.severity, "warning") and not f.consequence_of]
+        causes = [finding for finding in every if not finding.consequence_of]
+        chosen = [finding for finding in causes if at_least(finding.severity, "warning")]
+        chosen = chosen or [f for f in causes if found.recipe and advice_for([f], found.recipe)[0]]
         if not chosen:
             raise InputError(
                 f"{found.folder.path}: there is no finding that needs a remedy (caviar diagnose lists them)."
@@ -170,93 +154,6 @@ def _codes_of(folder: RunFolder, records: Sequence[Record]) -> set[str]:
     return {finding.code for finding in diagnose(told).findings}
 
 
-def advice_for(findings: Sequence[Finding], recipe: Recipe) -> tuple[list[Advice], list[tuple[str, str]]]:
-    """Return the remedies that can be tried, each once, cheapest of the gravest first; and those that cannot, why."""
-    found: dict[tuple[str, ...], Advice] = {}
-    untried: dict[str, str] = {}
-    for finding in findings:
-        for remedy, settings in remedies_for(finding, recipe):
-            names = [assignment.split("=", 1)[0] for assignment in settings]
-            if not settings:
-                untried.setdefault(remedy.do, "it is no matter of settings")
-            elif any(name.startswith(NOT_COMPARABLE) for name in names):
-                untried.setdefault(remedy.do, "a run of equal length on the same dev examples cannot judge it")
-            else:
-                settings = with_companions(settings)
-                known = found.get(settings, Advice(remedy.do, settings, ()))
-                found[settings] = known._replace(codes=tuple(dict.fromkeys((*known.codes, finding.code))))
-    return list(found.values()), list(untried.items())
-
-
-def with_companions(settings: tuple[str, ...]) -> tuple[str, ...]:
-    """Return settings with those that must be chosen anew beside them: initial weights are made for an activation."""
-    names = [assignment.split("=", 1)[0] for assignment in settings]
-    added = [each for name in names for each in COMPANIONS.get(name, ()) if each.split("=", 1)[0] not in names]
-    return (*settings, *added)
-
-
-def try_remedies(
-    findings: Sequence[Finding],
-    recipe: Recipe,
-    make: MakePlan,
-    fork: Fork,
-    *,
-    epochs: int | None,
-    seeds: int,
-    console: Console,
-) -> Proof:
-    """Run the control and every remedy, each for every seed."""
-    advice, untried = advice_for(findings, recipe)
-    if not advice:
-        raise InputError(
-            f"{', '.join(dict.fromkeys(f.code for f in findings))}: none of the remedies is one that short runs can "
-            "try; caviar diagnose lists them."
-        )
-    if rate := _searched(advice, make, recipe, console):
-        advice.append(rate)
-    whole = recipe.training.epochs
-    assert isinstance(whole, int)
-    last = min(whole, fork.epoch + (epochs or max(LEAST_EPOCHS, whole // 3)))
-    with steps_progress(console, "trying remedies", seeds * (1 + len(advice)), "runs") as show:
-        control = _try(Advice("Change nothing", (), ()), make, fork, last, seeds, show)
-        tried = [_try(each, make, fork, last, seeds, show) for each in advice]
-    if control.reason:
-        raise InputError(f"the run cannot be repeated: {control.reason}")
-    codes = tuple(dict.fromkeys(finding.code for finding in findings))
-    judged = tuple(judge(each, control, codes) for each in tried)
-    metric = "accuracy" if recipe.data.task == "classification" else "r2"
-    step = 0 if fork.checkpoint is None else int(fork.checkpoint.data["step"])
-    return Proof(codes, metric, step, fork.epoch, last, seeds, control, judged, choose_winner(judged), tuple(untried))
-
-
-def _searched(advice: Sequence[Advice], make: MakePlan, recipe: Recipe, console: Console) -> Advice | None:
-    """Return as advice the rate that a search suggests, where remedies change the rate and the rule has one."""
-    codes = [code for each in advice if each.settings[0].startswith(RATE) for code in each.codes]
-    if not codes or recipe.optimizer.name in ("lbfgs", "newton"):
-        return None
-    sweep = Sweep(rates=SEARCH_RATES, seeds=1)
-    rate = run_sweep(planned_start(make(()), sweep), sweep, console).suggestion
-    settings = (f"{RATE}={rate}",)
-    if rate is None or any(each.settings == settings for each in advice):
-        return None
-    return Advice("Take the rate that caviar find-lr suggests.", settings, tuple(dict.fromkeys(codes)))
-
-
-def _try(advice: Advice, make: MakePlan, fork: Fork, last: int, seeds: int, show: Callable[[int], object]) -> Tried:
-    anew = begins_anew(advice.settings)
-    tried = Tried(advice.do, advice.settings, advice.codes, (), anew)
-    try:
-        plan = make(advice.settings)
-        trials = []
-        for number in range(seeds):
-            trials.append(run_trial(plan, None if anew else fork, last, number))
-            show(1)
-    except InputError as error:
-        show(seeds)
-        return replace(tried, reason=str(error))
-    return replace(tried, trials=tuple(trials))
-
-
 def note(folder: RunFolder, proof: Proof) -> None:
     """Keep a proof in the run's folder and among its events."""
     value = proof.to_dict()
@@ -265,4 +162,4 @@ def note(folder: RunFolder, proof: Proof) -> None:
         store.add_event(proof.from_step, "proved", **value)
 
 
-__all__ = ["Proof", "Tried", "prove"]
+__all__ = ["SEEDS", "Proof", "Tried", "prove"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from caviar.core.checkpoint import Checkpoint
 from caviar.core.errors import DivergedError, InputError
-from caviar.core.findings import at_least
+from caviar.core.findings import Finding, at_least
 from caviar.core.observer import EpochFacts, Moment
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder
@@ -49,13 +49,14 @@ class Trial:
     """What a short run came to.
 
     metric: accuracy or R2 on dev in its best epoch; NaN where it diverged. loss: on dev, in the same epoch.
-    epochs: that were trained. codes: of findings that are warnings or worse.
+    epochs: that were trained. codes: of findings that are warnings or worse. findings: all that is no consequence.
     """
 
     metric: float
     loss: float
     epochs: int
     codes: frozenset[str]
+    findings: tuple[Finding, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -70,7 +71,7 @@ def begins_anew(assignments: tuple[str, ...]) -> bool:
 
 
 def run_trial(plan: Plan, fork: Fork | None, last_epoch: int, number: int) -> Trial:
-    """Train a plan to the end of an epoch, from a fork or (None) from its first weights.
+    """Train a plan to the end of an epoch (its own last one at most), from a fork or (None) from its first weights.
 
     number: 0 takes the run's own order and draws; every other one has its own.
     """
@@ -114,9 +115,10 @@ def _run(
         recorder.flush()
         assert watched.live is not None
         found = watched.live.read(finished=done, failed=failed).findings
-    codes = frozenset(f.code for f in found if at_least(f.severity, "warning") and not f.consequence_of)
+    causes = tuple(finding for finding in found if not finding.consequence_of)
+    codes = frozenset(finding.code for finding in causes if at_least(finding.severity, "warning"))
     metric, loss = (math.nan, math.nan) if failed else halt.best
-    return Trial(metric, loss, halt.epochs, codes)
+    return Trial(metric, loss, halt.epochs, codes, causes)
 
 
 class Halt:

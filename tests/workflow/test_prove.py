@@ -13,10 +13,12 @@ from caviar.core.errors import InputError
 from caviar.core.findings import Finding, Remedy
 from caviar.core.runs import own_run
 from caviar.core.store import Store
+from caviar.workflow.advice import with_companions
 from caviar.workflow.proof import Tried, choose_winner, judge
-from caviar.workflow.prove import choose_fork, plans, prove, try_remedies, with_companions
+from caviar.workflow.prove import choose_fork, plans, prove
 from caviar.workflow.show import notes_console
 from caviar.workflow.trial_runs import Trial, begins_anew, run_trial
+from caviar.workflow.try_remedies import try_remedies
 
 QUIET = notes_console(quiet=True)
 

@@ -1,0 +1,221 @@
+"""Try remedies beside an untouched control, round by round: what findings advise, then what is still lacking."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rich.console import Console
+
+from caviar.core.errors import InputError
+from caviar.core.findings import Finding, at_least
+from caviar.recipe import Recipe
+from caviar.workflow.advice import ALL, Advice, advice_for, only_changes, together, usual_choices
+from caviar.workflow.find_lr import Sweep, planned_start, run_sweep
+from caviar.workflow.plan import Plan
+from caviar.workflow.proof import NEAR, SMALLEST, Proof, Tried, choose_winner, judge
+from caviar.workflow.show import print_notes, steps_progress
+from caviar.workflow.trial_runs import Fork, begins_anew, run_trial
+
+SEEDS: Final = 3
+LEAST_EPOCHS: Final = 10
+ROUNDS: Final = 3
+BEHIND: Final = 0.05
+"""A remedy whose first seed ends so far behind the best one's is tried on no other."""
+MOST_AHEAD: Final = 4
+"""And so many of the others go on, at most."""
+RATE: Final = "optimizer.learning_rate"
+SEARCH: Final = Sweep(rates=16, seeds=1, steps=99)
+"""A search for the rate; so short that its executor is not chosen by timing, which a rerun could not repeat."""
+
+MakePlan = Callable[[tuple[str, ...]], Plan]
+"""From assignments to the plan of a run that differs in them; raises InputError where they cannot be."""
+
+
+@dataclass
+class _Bench:
+    """What all trials of a proof share. last: the epoch that they train to. show: told of each trial that is done."""
+
+    make: MakePlan
+    fork: Fork
+    recipe: Recipe
+    last: int
+    codes: tuple[str, ...]
+    console: Console
+    wide: bool
+    control: Tried | None = None
+    plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
+
+    def judges(self, advice: Advice) -> bool:
+        """Whether trials show what advice is worth: what lets a run go on for longer shows at its end only."""
+        return not advice.lengthens or (self.wide and self.last == self.recipe.training.epochs)
+
+    def tried(self, advice: Advice, number: int, base: tuple[str, ...] = ()) -> Tried | None:
+        """Return a remedy on top of others, ready for its trials; None where it changes nothing."""
+        settings = together(base, advice.settings)
+        codes = advice.codes if advice.codes and number == 1 else self.codes
+        found = Tried(advice.do, settings, codes, (), round=number, everything=advice.do == ALL)
+        try:
+            plan = self.make(settings)
+        except InputError as error:
+            return replace(found, reason=str(error))
+        settings = only_changes(settings, self.recipe, plan.recipe)
+        if not settings or settings in self.plans:
+            return None
+        self.plans[settings] = plan
+        return replace(found, settings=settings, anew=begins_anew(settings))
+
+    def run(self, tried: Tried, seeds: range) -> Tried:
+        """Add a trial of each of some seeds."""
+        plan, fork = self.plans[tried.settings], None if tried.anew else self.fork
+        try:
+            trials = [run_trial(plan, fork, self._last(tried), number) for number in seeds]
+        except InputError as error:
+            return replace(tried, reason=str(error))
+        return replace(tried, trials=(*tried.trials, *trials))
+
+    def _last(self, tried: Tried) -> int:
+        """Return the epoch to train to: of what lets a run go on for longer, its own last one."""
+        epochs = self.plans[tried.settings].recipe.training.epochs
+        assert isinstance(epochs, int)
+        return epochs if Advice("", tried.settings).lengthens else self.last
+
+
+def try_remedies(
+    findings: Sequence[Finding],
+    recipe: Recipe,
+    make: MakePlan,
+    fork: Fork,
+    *,
+    epochs: int | None,
+    seeds: int,
+    console: Console,
+    wide: bool = False,
+) -> Proof:
+    """Run the control and every remedy, each for every seed it is worth.
+
+    wide: try, beside what findings advise, all that the recipe has otherwise than caviar would choose, and go on in
+    further rounds from the best until nothing helps any more.
+    """
+    advice, untried = advice_for(findings, recipe)
+    codes = tuple(dict.fromkeys(finding.code for finding in findings))
+    usual = usual_choices(recipe) if wide else []
+    whole = recipe.training.epochs
+    assert isinstance(whole, int)
+    last = min(whole, fork.epoch + (epochs or max(LEAST_EPOCHS, whole // 3)))
+    bench = _Bench(make, fork, recipe, last, codes, console, wide)
+    untried += [(each.do, "it takes whole runs to judge it") for each in advice if not bench.judges(each)]
+    advice = [each for each in advice if bench.judges(each)]
+    if not advice and not usual:
+        raise InputError(
+            f"{', '.join(codes)}: none of the remedies is one that short runs can try; caviar diagnose lists them."
+        )
+    bench.plans[()] = make(())
+    began = time.monotonic()
+    with steps_progress(console, "the run as it is", seeds, "runs") as show:
+        control = Tried("Change nothing", (), (), (), False)
+        for number in range(seeds):
+            control = bench.run(control, range(number, number + 1))
+            show(1)
+    if control.reason:
+        raise InputError(f"the run cannot be repeated: {control.reason}")
+    bench.control = control
+    _say_plan(bench, len(advice) + bool(usual), seeds, (time.monotonic() - began) / seeds)
+    tried = _rounds(bench, advice, usual, seeds)
+    metric = "accuracy" if recipe.data.task == "classification" else "r2"
+    step = 0 if fork.checkpoint is None else int(fork.checkpoint.data["step"])
+    winner = choose_winner(tried)
+    return Proof(codes, metric, step, fork.epoch, last, seeds, control, tuple(tried), winner, tuple(untried))
+
+
+def _say_plan(bench: _Bench, count: int, seeds: int, seconds: float) -> None:
+    span = bench.last - bench.fork.epoch
+    least, most = count * seconds, (count + (seeds - 1) * min(count, MOST_AHEAD)) * seconds
+    print_notes(
+        bench.console,
+        [
+            f"Trying {count} remedies in runs of {span} epoch{'s' * (span != 1)}, {_time(least)} to {_time(most)}; the "
+            "best ones on every seed, and more on top of the best while that helps."
+        ],
+    )
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _rounds(bench: _Bench, advice: list[Advice], usual: list[Advice], seeds: int) -> list[Tried]:
+    """Try what findings advise; then, on top of the best so far, what is advised there, and what helped beside it."""
+    every: list[Tried] = []
+    base: tuple[str, ...] = ()
+    for number in range(1, (ROUNDS if usual else 1) + 1):
+        advice = [*advice, *_searched(bench, advice, base), *(usual[-1:] if number == 1 else ())]
+        ready = [tried for each in advice if (tried := bench.tried(each, number, base)) is not None]
+        before = _least(every)
+        every += _screened(bench, ready, seeds, number)
+        best = _least(every)
+        improved = best is not None and (before is None or best.reached > before.reached + SMALLEST)
+        if number > 1 and not improved:
+            break
+        base = best.settings if best is not None else ()
+        advice = _next_advice(bench, every, best, usual[:-1])
+        if not advice:
+            break
+    return every
+
+
+def _least(every: Sequence[Tried]) -> Tried | None:
+    """Return the best of what changes less than everything."""
+    return choose_winner([each for each in every if not each.everything])
+
+
+def _next_advice(bench: _Bench, every: Sequence[Tried], best: Tried | None, usual: list[Advice]) -> list[Advice]:
+    """Return what to try on top of the best."""
+    top = max((each.reached for each in every if each.verdict in ("cures", "helps")), default=-math.inf)
+    lacking = top > (-math.inf if best is None else best.reached) + NEAR
+    found = list(usual) if lacking else []
+    if best is None:
+        return found
+    left = [f for f in best.trials[0].findings if at_least(f.severity, "warning") or f.code in bench.codes]
+    if left:
+        advised = advice_for(left, bench.plans[best.settings].recipe)[0]
+        found = [*(each for each in advised if bench.judges(each)), *found]
+    if left or lacking:
+        names = {assignment.split("=", 1)[0] for assignment in best.settings}
+        beside = [each for each in every if each.verdict in ("cures", "helps") and not each.everything]
+        beside = [each for each in beside if not names & set(Advice("", each.settings).names)]
+        found += [Advice(each.do, each.settings, each.codes) for each in beside]
+    return found
+
+
+def _screened(bench: _Bench, ready: Sequence[Tried], seeds: int, number: int) -> list[Tried]:
+    """Run each on the first seed, and those that do best there on all the others."""
+    what = "trying remedies" if number == 1 else f"on top of the best ({number})"
+    control = bench.control
+    assert control is not None
+    with steps_progress(bench.console, what, len(ready) + min(len(ready), MOST_AHEAD) * (seeds - 1), "runs") as show:
+        first = []
+        for each in ready:
+            first.append(each if each.reason else bench.run(each, range(1)))
+            show(1)
+        ahead = sorted((each.reached for each in first if not each.reason), reverse=True)[:MOST_AHEAD]
+        least = max(ahead[0] - BEHIND, ahead[-1]) if ahead else math.inf
+        found = []
+        for each in first:
+            goes_on = not each.reason and each.reached >= least and each.reached > -math.inf
+            found.append(bench.run(each, range(1, seeds)) if goes_on else each)
+            show((seeds - 1) * goes_on)
+    return [judge(each, control, bench.codes) for each in found]
+
+
+def _searched(bench: _Bench, advice: Sequence[Advice], base: tuple[str, ...]) -> list[Advice]:
+    """Return as advice the rate that a search suggests, where remedies change the rate and the rule has one."""
+    codes = [code for each in advice if RATE in each.names for code in each.codes]
+    if not codes or bench.recipe.optimizer.name in ("lbfgs", "newton"):
+        return []
+    plan = bench.plans[base]
+    rate = run_sweep(planned_start(plan, SEARCH), SEARCH, bench.console).suggestion
+    if rate is None:
+        return []
+    return [Advice("Take the rate that caviar find-lr suggests.", (f"{RATE}={rate}",), tuple(dict.fromkeys(codes)))]
