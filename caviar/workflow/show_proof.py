@@ -16,12 +16,18 @@ def proof_tables(proof: Proof) -> list[Table | str]:
     """Return the table of control and remedies, and what to take."""
     table = plain_table("settings", f"dev {proof.metric}", "lowest", "highest", "gain", "over seeds", "", left=1)
     table.columns[-1].justify = "left"
-    for each in (proof.control, *proof.tried):
-        table.add_row(*_row(each))
+    table.add_row(*_row(proof.control))
+    for number in sorted({each.round for each in proof.tried}):
+        if number > 1:
+            table.add_section()
+        for each in proof.tried:
+            if each.round == number and not each.reason:
+                table.add_row(*_row(each))
     begin = "the first state" if not proof.from_epoch else f"the state after epoch {proof.from_epoch}"
+    fewer = "; what fell far behind on the first seed has that one only" if proof.seeds > 1 else ""
     heading = (
         f"Proof of {', '.join(proof.codes)}: from {begin} to epoch {proof.epochs}, {proof.seeds} seed"
-        f"{'s' * (proof.seeds != 1)} each (*: from scratch)."
+        f"{'s' * (proof.seeds != 1)}{fewer} (*: from scratch)."
     )
     untried = [f"Not tried: {do} ({reason})" for do, reason in proof.untried]
     return ["", heading, table, "", *untried, *_refusals(proof), _advice(proof)]

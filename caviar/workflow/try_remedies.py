@@ -26,8 +26,7 @@ BEHIND: Final = 0.05
 MOST_AHEAD: Final = 4
 """And so many of the others go on, at most."""
 RATE: Final = "optimizer.learning_rate"
-SEARCH: Final = Sweep(rates=16, seeds=1, steps=99)
-"""A search for the rate; so short that its executor is not chosen by timing, which a rerun could not repeat."""
+SEARCH: Final = Sweep(rates=16, seeds=1, timed=False)
 
 MakePlan = Callable[[tuple[str, ...]], Plan]
 """From assignments to the plan of a run that differs in them; raises InputError where they cannot be."""
@@ -131,11 +130,12 @@ def try_remedies(
 
 def _say_plan(bench: _Bench, count: int, seeds: int, seconds: float) -> None:
     span = bench.last - bench.fork.epoch
+    what = "1 remedy" if count == 1 else f"{count} remedies"
     least, most = count * seconds, (count + (seeds - 1) * min(count, MOST_AHEAD)) * seconds
     print_notes(
         bench.console,
         [
-            f"Trying {count} remedies in runs of {span} epoch{'s' * (span != 1)}, {_time(least)} to {_time(most)}; the "
+            f"Trying {what} in runs of {span} epoch{'s' * (span != 1)}, {_time(least)} to {_time(most)}; the "
             "best ones on every seed, and more on top of the best while that helps."
         ],
     )
