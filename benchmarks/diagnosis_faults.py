@@ -64,7 +64,7 @@ FAULTS: list[SetUp] = [
         "two labels in five wrong",
         "DATA008",
         "digits deep, digits conv",
-        lambda w: replace(w, data=replace(w.data, train=(w.data.train[0], do.noisy(0.4)(w.data.train[1]))), epochs=40),
+        do.noisy_labels(0.4, epochs=40),
     ),
     *_fault("augmentation turns digits", "DATA014", "digits conv", do.setting(augment=do.upside_down)),
     *_fault(

@@ -56,7 +56,7 @@ AIMS = (None, None, READING, FOLDER, CHECKPOINT, CHECKPOINT, BUNDLE)
 """Where kills are aimed at, in turn; None: anywhere."""
 KILL_A_RESUME = 0.4
 MOST_KILLS = 5
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def endless_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let checks that train for a moment take all their steps, however slow or busy the machine is."""
+    monkeypatch.setattr("caviar.diagnose.checks_brief.Clock.is_over", False)
+
+
+@pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test away from the user's cache."""
     monkeypatch.setenv("CAVIAR_CACHE", str(tmp_path_factory.mktemp("cache")))

@@ -23,6 +23,7 @@ from caviar.diagnose.quantities.smoothing import Smoother
 from caviar.diagnose.quantities.watcher import Watcher
 from caviar.diagnose.settings import WatchSettings
 from caviar.diagnose.watch_hooks import Hooks
+from caviar.diagnose.watch_kept import KeptLosses
 
 SPLITS = ("train", "dev", "test")
 METRICS = ("loss", "accuracy", "r2")
@@ -103,6 +104,7 @@ class Watch:
         self._watcher: Watcher | None = None
         self._hooks: Hooks | None = None
         self._smoother = Smoother()
+        self._kept = KeptLosses()
         self._losses: list[tuple[Moment, Number]] = []
         self._records: list[Record] = []
         self._step, self._epoch, self._batch = 0, 1, 0
@@ -154,6 +156,7 @@ class Watch:
         self._batch += 1
         moment = Moment(self._step, self._epoch, self._batch, 0)
         if isinstance(loss, Tensor):
+            self._kept.add(loss)
             loss = loss.detach()
             if loss.device.type == "cpu":
                 loss = float(loss)
@@ -163,6 +166,7 @@ class Watch:
             hooks.look_at_inputs(moment, batch)
         if watcher.looking:
             hooks.finish_look(moment, batch, loss)
+            watcher.pending.add_numbers(moment, {Key("losses_kept"): float(self._kept.count())})
         watcher.on_step(moment, loss if isinstance(loss, Tensor) else _NOTHING)
         if watcher.looking:
             hooks.begin_look()

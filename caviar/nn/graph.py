@@ -1,6 +1,7 @@
 """Which layer feeds which: through torch.fx where the forward can be traced, else by the order inside Sequentials."""
 
 import operator
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -61,6 +62,12 @@ def trace(model: nn.Module) -> "fx.Graph | None":
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return super().is_leaf_module(m, module_qualified_name) or next(m.children(), None) is None
 
+        def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if threading.get_ident() != tracing:  # for as long as it traces, fx catches the calls of all threads
+                return forward(*args, **kwargs)
+            return super().call_module(m, forward, args, kwargs)
+
+    tracing = threading.get_ident()
     try:
         return Tracer().trace(model)
     except Exception:  # whatever user code does with a symbolic value

@@ -3,6 +3,7 @@
 from caviar.population.cohort import NAMES, Cohort, Executor, Step
 from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
 from caviar.population.population import Population
+from caviar.population.views import Views
 
 __all__ = [
     "KINDS",
@@ -13,6 +14,7 @@ __all__ = [
     "Population",
     "Step",
     "Timing",
+    "Views",
     "build_executor",
     "candidates",
     "choose",

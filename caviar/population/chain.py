@@ -14,18 +14,22 @@ from caviar.population.chain_group import Common, Group
 from caviar.population.chain_links import Batch, Link
 from caviar.population.chain_loss import Loss, build_chain_loss
 from caviar.population.chain_onednn import has_onednn, onednn_is_faster
-from caviar.population.cohort import Cohort, Step
+from caviar.population.chain_products import members_empty
+from caviar.population.cohort import Blocks, Cohort, Step, Task
+from caviar.population.views import Shared, Views
 
 GROUP_BYTES = 8_000_000
 """Weights and momenta of the members that a step takes together: what a core's share of the cache holds well."""
 
 
-def build_chain(cohort: Cohort, example: Tensor, *, onednn: bool | None = None) -> "Chain | str":
+def build_chain(cohort: Cohort, example: Shared, *, onednn: bool | None = None) -> "Chain | str":
     """Return the executor of a cohort, or in words why its members cannot be trained so.
 
     example: a batch of inputs of the usual size. onednn: have large products done by oneDNN, see `onednn_product`; None
     for where it is faster.
     """
+    if isinstance(example, Views):
+        return "its members see the batch in different ways"
     if onednn is None:
         onednn = _like(cohort).dtype == torch.float32 and onednn_is_faster()
     reason = _unsuited(cohort) or (_without_onednn(cohort) if onednn else "")
@@ -66,6 +70,8 @@ class Chain:
         self._log = _Log(_like(cohort), self.num_members)
 
     def step(self, step: Step) -> None:
+        assert isinstance(step.inputs, Tensor)
+        assert isinstance(step.targets, Tensor)
         inputs, targets, weights = step.inputs.flatten(1), step.targets, step.weights
         batch = self._batch
         batch.size = len(inputs)
@@ -91,12 +97,24 @@ class Chain:
         return self._log.take()
 
     @torch.no_grad()
-    def outputs(self, inputs: Tensor) -> Tensor:
-        signal = inputs.flatten(1)
-        if len(signal) == 1:
-            signal = signal.expand(2, -1)
-        found = torch.cat([group.evaluate(signal.t().unsqueeze(0)) for group in self._groups])
+    def outputs(self, inputs: Shared) -> Tensor:
+        signal = (inputs.stacked() if isinstance(inputs, Views) else inputs.unsqueeze(0)).flatten(2)
+        if len(inputs) == 1:
+            signal = signal.expand(-1, 2, -1)
+        features = signal.transpose(1, 2)
+        if isinstance(inputs, Views):
+            features = members_empty(features, *features.shape).copy_(features)
+            found = torch.cat([group.evaluate(_of_group(features, group)) for group in self._groups])
+        else:
+            found = torch.cat([group.evaluate(features) for group in self._groups])
         return found[:, : self._num_outputs, : len(inputs)].transpose(1, 2).contiguous()
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for group in self._groups:
+            yield group.start, group.live()
 
     def state(self) -> dict[str, Tensor]:
         parts = [group.state() for group in self._groups]
@@ -170,6 +188,10 @@ def _parameters(link: Link) -> list[str]:
 
 def _number(number: Number | None) -> Number | None:
     return float(number) if isinstance(number, Tensor) and number.dim() == 0 else number
+
+
+def _of_group(features: Tensor, group: Group) -> Tensor:
+    return features[group.start : group.start + group.num_members]
 
 
 def _doubled(

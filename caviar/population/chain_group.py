@@ -97,9 +97,13 @@ class Group:
             signal = link.evaluate(self._room, signal)
         return signal
 
+    def live(self) -> dict[str, Tensor]:
+        """Return weights and buffers by the template's names; not copies."""
+        return self._parameters | self._buffers
+
     def state(self) -> dict[str, Tensor]:
         """Return all that is remembered, by the names that an executor's state has; not copies."""
-        found = {f"model/{name}": tensor for name, tensor in (self._parameters | self._buffers).items()}
+        found = {f"model/{name}": tensor for name, tensor in self.live().items()}
         for kind, tensors in self._rule.state().items():
             found |= {f"optimizer/{name}/{kind}": tensor for name, tensor in self._named(tensors).items()}
         return found

@@ -92,7 +92,11 @@ class FirstLarge:
     def evaluate(self, room: Room, inputs: Tensor) -> Tensor:
         slot, bias = room.slots[self._key], bias_of(self._affine, room)
         outputs = room.empty(self._affine.width, inputs.shape[2])
-        outputs.copy_(onednn_product(slot.weight.flatten(0, 1), inputs[0].t()).view_as(outputs))
+        if len(inputs) == 1:
+            outputs.copy_(onednn_product(slot.weight.flatten(0, 1), inputs[0].t()).view_as(outputs))
+        else:
+            for weight, own, out in zip(slot.weight, inputs, outputs, strict=True):
+                out.copy_(onednn_product(weight, own.t()))
         return outputs if bias is None else outputs.add_(bias)
 
 

@@ -1,6 +1,6 @@
 """Members of one architecture, and what an executor does with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from caviar.nn.settings import LossSettings, RegularizationSettings
 from caviar.optim.settings import OptimizerSettings
+from caviar.population.views import Shared, slice_of
 
 Number = float | Tensor
 """One number for all members, or a tensor of shape [members]."""
@@ -80,13 +81,14 @@ class Cohort:
 class Step(NamedTuple):
     """One training step: a batch common to all members, and what schedules say of it.
 
-    inputs: (batch, ...), prepared for the network. targets: (batch,), or (batch, classes) shares of soft labels.
+    inputs: (batch, ...), prepared for the network. targets: (batch,), or (batch, classes) shares of soft labels. Both
+    may be `Views`, where members see them in different ways.
     weights: (members, batch) float, at least 0, or None: each member's loss is sum(w * loss) / sum(w); a member whose
     weights are all 0 is not updated in this step. learning_rate, momentum: None leaves what is in use.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Shared
+    targets: Shared
     weights: Tensor | None = None
     learning_rate: Number | None = None
     momentum: Number | None = None
@@ -94,11 +96,20 @@ class Step(NamedTuple):
     def slice(self, start: int, end: int) -> "Step":
         """Return the step as the members from `start` to before `end` see it."""
         weights = None if self.weights is None else self.weights[start:end]
-        return self._replace(
-            weights=weights,
-            learning_rate=_slice(self.learning_rate, start, end),
-            momentum=_slice(self.momentum, start, end),
+        return Step(
+            slice_of(self.inputs, start, end),
+            slice_of(self.targets, start, end),
+            weights,
+            _slice(self.learning_rate, start, end),
+            _slice(self.momentum, start, end),
         )
+
+
+Task = Callable[["Executor", int], None]
+"""Given the executor of consecutive members, and the place of the first of them."""
+
+Blocks = Iterator[tuple[int, Mapping[str, Tensor]]]
+"""The place of a block's first member, and tensors by the template's names, (members of the block, ...)."""
 
 
 class Executor(Protocol):
@@ -116,8 +127,14 @@ class Executor(Protocol):
     def losses(self) -> Tensor:
         """Wait, and return the losses (steps since the last call, members) of what was trained, on the CPU."""
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Shared) -> Tensor:
         """Wait, and return every member's outputs (members, batch, ...) in evaluation mode."""
+
+    def visit(self, task: "Task") -> None:
+        """Have `task` done where members are trained, after the steps so far; do not wait for it."""
+
+    def live(self) -> "Blocks":
+        """Yield weights and buffers as they are, of all members in some blocks; to be called within `visit` only."""
 
     def state(self) -> dict[str, Tensor]:
         """Wait, and return copies of all that going on needs."""

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from caviar.core.errors import InputError
 from caviar.population.chain import build_chain
-from caviar.population.cohort import Cohort, Executor, Step
+from caviar.population.cohort import Blocks, Cohort, Executor, Step, Task
 from caviar.population.side_by_side import SideBySide
 from caviar.population.singles import Singles
 from caviar.population.stacked import build_stacked
+from caviar.population.views import Shared, slice_of
 
 KINDS = ("singles", "stacked", "chain")
 BLOCKS = (8, 1)
@@ -69,8 +70,16 @@ class InTurn:
     def losses(self) -> Tensor:
         return torch.cat([part.losses() for part in self._parts], dim=1)
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        return torch.cat([part.outputs(inputs) for part in self._parts])
+    def outputs(self, inputs: Shared) -> Tensor:
+        return torch.cat([part.outputs(slice_of(inputs, start, end)) for part, start, end in self._bounds()])
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for part, start, _ in self._bounds():
+            for first, tensors in part.live():
+                yield start + first, tensors
 
     def state(self) -> dict[str, Tensor]:
         states = [part.state() for part in self._parts]
@@ -85,7 +94,7 @@ class InTurn:
             part.close()
 
 
-def build_executor(cohort: Cohort, layout: Layout, example: Tensor) -> "Executor | str":
+def build_executor(cohort: Cohort, layout: Layout, example: Shared) -> "Executor | str":
     """Return an executor of a cohort laid out so, or in words why there is none.
 
     example: a batch of prepared inputs, for trials of the forms. Members that draw from torch's global generator run
@@ -94,7 +103,7 @@ def build_executor(cohort: Cohort, layout: Layout, example: Tensor) -> "Executor
     bounds = [(start, min(start + layout.size, len(cohort))) for start in range(0, len(cohort), layout.size)]
     parts: list[Executor] = []
     for start, end in bounds:
-        part = _build_part(cohort.slice(start, end), layout.kind, example)
+        part = _build_part(cohort.slice(start, end), layout.kind, slice_of(example, start, end))
         if isinstance(part, str):
             return part
         if layout.threads > 1 and getattr(part, "draws_globally", False):
@@ -107,7 +116,7 @@ def build_executor(cohort: Cohort, layout: Layout, example: Tensor) -> "Executor
     return SideBySide([group[0] if len(group) == 1 else InTurn(group) for group in groups])
 
 
-def _build_part(cohort: Cohort, kind: str, example: Tensor) -> "Executor | str":
+def _build_part(cohort: Cohort, kind: str, example: Shared) -> "Executor | str":
     if kind == "singles":
         return Singles(cohort, example)
     if kind == "stacked":

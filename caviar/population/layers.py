@@ -29,13 +29,17 @@ class Signal(NamedTuple):
 
 @dataclass
 class Context:
-    """What layers need besides their input: the members' weights and buffers by name, and the state of the run."""
+    """What layers need besides their input: the members' weights and buffers by name, and the state of the run.
+
+    listen: is told of every layer, its name, what went in and what came out.
+    """
 
     tensors: dict[str, Tensor]
     draws: Sequence[torch.Generator]
     rates: Tensor | None = None
     training: bool = True
     weights: Tensor | None = None
+    listen: Callable[[nn.Module, str, Signal, Signal], None] | None = None
 
     @property
     def num_members(self) -> int:

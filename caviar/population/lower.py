@@ -11,6 +11,7 @@ from torch.nn import functional
 from caviar.nn.graph import trace
 from caviar.population.layers import Context, NotLoweredError, Signal, apply_layer, stacked
 from caviar.population.products import by_member
+from caviar.population.views import Shared, Views, stack_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -33,26 +34,31 @@ class Lowered:
         self._modules = dict(template.named_modules(remove_duplicate=False))
         self.names = canonical_names(template)
 
-    def __call__(self, inputs: Tensor, context: Context) -> Tensor:
-        """Return the outputs (members, batch, ...) of a batch that all members share."""
+    def __call__(self, inputs: Shared, context: Context) -> Tensor:
+        """Return the outputs (members, batch, ...) of a batch."""
         values: dict[Any, Any] = {}
+        batch = Signal(stack_of(inputs), isinstance(inputs, Views))
         for node in self._graph.nodes:
             if node.op == "output":
                 result = values[node.args[0]]
                 assert isinstance(result, Signal)
                 return stacked(result, context)
-            values[node] = self._evaluate(node, values, inputs, context)
+            values[node] = self._evaluate(node, values, batch, context)
         raise NotLoweredError("the forward returns nothing")
 
-    def _evaluate(self, node: "fx.Node", values: dict[Any, Any], inputs: Tensor, context: Context) -> Any:
+    def _evaluate(self, node: "fx.Node", values: dict[Any, Any], batch: Signal, context: Context) -> Any:
         if node.op == "placeholder":
-            return Signal(inputs, False)
+            return batch
         if node.op == "get_attr":
             return Signal(context.tensors[self.names[str(node.target)]], True)
         if node.op == "call_module":
             (argument,) = node.args
             name = str(node.target)
-            return apply_layer(self._modules[name], self._own_name(name), values[argument], context)
+            module, name = self._modules[name], self._own_name(name)
+            outputs = apply_layer(module, name, values[argument], context)
+            if context.listen is not None:
+                context.listen(module, name, values[argument], outputs)
+            return outputs
         arguments = _filled(node.args, values)
         options = _filled(node.kwargs, values)
         if node.op == "call_method":

@@ -10,6 +10,7 @@ from caviar.population.cohort import Cohort
 from caviar.population.executors import Layout
 from caviar.population.modules import make_member
 from caviar.population.objective import member_loss
+from caviar.population.views import Shared, member_of
 
 SLOTS = {
     "sgd": 1, "adagrad": 1, "rmsprop": 1, "lion": 1, "muon": 1, "adam": 2, "adamw": 2, "nadam": 2, "radam": 2,
@@ -34,7 +35,7 @@ class Memory(NamedTuple):
         return sum(self)
 
 
-def predict_memory(cohort: Cohort, layout: Layout, inputs: Tensor, targets: Tensor) -> Memory:
+def predict_memory(cohort: Cohort, layout: Layout, inputs: Shared, targets: Shared) -> Memory:
     """Return what a cohort laid out so will take for batches like this one.
 
     Activations are what autograd keeps for one member's loss, measured, times the members that are computed at once.
@@ -54,13 +55,14 @@ def slots_of(settings: OptimizerSettings) -> int:
     return SLOTS.get(settings.name, 3)
 
 
-def saved_bytes(cohort: Cohort, inputs: Tensor, targets: Tensor) -> int:
+def saved_bytes(cohort: Cohort, inputs: Shared, targets: Shared) -> int:
     """Return the bytes that autograd keeps between one member's forward and backward.
 
     Neither the weights nor the batch count: the one is counted elsewhere, the other common to all members.
     """
     module = make_member(cohort.template, cohort.weights, 0).train()
-    known = [inputs, targets, *module.state_dict().values()]
+    example, wanted = member_of(inputs, 0), member_of(targets, 0)
+    known = [example, wanted, *module.state_dict().values()]
     own = {tensor.untyped_storage().data_ptr() for tensor in known}
     seen: dict[int, int] = {}
 
@@ -71,7 +73,7 @@ def saved_bytes(cohort: Cohort, inputs: Tensor, targets: Tensor) -> int:
         return tensor
 
     with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        member_loss(cohort, 0)(module(inputs), targets, None)
+        member_loss(cohort, 0)(module(example), wanted, None)
     return sum(seen.values())
 
 
@@ -87,7 +89,7 @@ def free_bytes(device: torch.device) -> int | None:
         return None
 
 
-def fitting(cohort: Cohort, layouts: list[Layout], inputs: Tensor, targets: Tensor) -> list[Layout]:
+def fitting(cohort: Cohort, layouts: list[Layout], inputs: Shared, targets: Shared) -> list[Layout]:
     """Return layouts that fit into memory: parts of those that do not are halved until they do.
 
     Never the batch size is changed, only how many members are computed at once.

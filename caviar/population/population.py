@@ -14,10 +14,11 @@ from caviar.core.members import check_range
 from caviar.core.seeds import MAX_SEED, derive_seed, generator_for, set_generator
 from caviar.nn.settings import LossSettings
 from caviar.optim.settings import OPTIMIZERS, OptimizerSettings
-from caviar.population.cohort import NAMES, Cohort, Executor, Step
+from caviar.population.cohort import NAMES, Cohort, Executor, Step, Task
 from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
 from caviar.population.modules import copy_template, make_member, stack_weights
 from caviar.population.singles import under
+from caviar.population.views import Shared, member_of
 
 Source = nn.Module | Callable[[], nn.Module]
 
@@ -139,8 +140,8 @@ class Population:
 
     def step(
         self,
-        inputs: Tensor,
-        targets: Tensor,
+        inputs: Shared,
+        targets: Shared,
         weights: Tensor | None = None,
         *,
         learning_rate: float | Tensor | None = None,
@@ -148,8 +149,9 @@ class Population:
     ) -> None:
         """Train every member on one batch; nothing is waited for.
 
-        inputs: (batch, ...). targets: (batch,). weights: (members, batch) of the examples, or None: the loss is
-        sum(w * loss) / sum(w), batch norm weighs its statistics alike, and a member whose weights are all 0 rests.
+        inputs: (batch, ...). targets: (batch,). Either may be `Views`, where members see it in different ways.
+        weights: (members, batch) of the examples, or None: the loss is sum(w * loss) / sum(w), batch norm weighs its
+        statistics alike, and a member whose weights are all 0 rests.
         learning_rate, momentum: from this step on, a number or [members].
         """
         self.take(Step(inputs, targets, weights, learning_rate, momentum))
@@ -166,16 +168,27 @@ class Population:
         assert self._executor is not None
         self._executor.step(step)
 
+    def visit(self, task: Task, example: Step) -> None:
+        """Have `task` done where members are trained, after the steps so far and before the next; do not wait for it.
+
+        It is called once for each thread, with an executor of consecutive members and the place of the first of them.
+        example: a step of the usual batch size.
+        """
+        if self._executor is None:
+            self.prepare([example])
+        assert self._executor is not None
+        self._executor.visit(task)
+
     def losses(self) -> Tensor:
         """Wait, and return the losses (steps since the last call, members), on the CPU."""
         return torch.zeros(0, len(self)) if self._executor is None else self._executor.losses()
 
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Shared) -> Tensor:
         """Wait, and return every member's outputs (members, batch, ...) in evaluation mode."""
         if self._executor is None:
             modules = [self.member(number).eval() for number in range(len(self))]
             with torch.no_grad():
-                return torch.stack([module(inputs).float() for module in modules])
+                return torch.stack([m(member_of(inputs, n)).float() for n, m in enumerate(modules)])
         return self._executor.outputs(inputs)
 
     def state(self) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from caviar.population.cohort import Executor, Step
+from caviar.population.cohort import Blocks, Executor, Step, Task
+from caviar.population.views import Shared, slice_of
 
 AHEAD = 8
 """Steps that may wait for a thread: enough that none runs dry, few enough that batches do not fill memory."""
@@ -86,11 +87,23 @@ class SideBySide:
             own = step.slice(start, end)
             worker.put(lambda part=part, own=own: part.step(own))  # type: ignore[misc]
 
+    def visit(self, task: Task) -> None:
+        for part, worker, (start, _) in self._all():
+            worker.put(lambda part=part, start=start: task(part, start))  # type: ignore[misc]
+
+    def live(self) -> Blocks:
+        for part, _, (start, _) in self._all():
+            for first, tensors in part.live():
+                yield start + first, tensors
+
     def losses(self) -> Tensor:
         return torch.cat(self._gather(lambda part: part.losses()), dim=1)
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        return torch.cat(self._gather(lambda part: part.outputs(inputs)))
+    def outputs(self, inputs: Shared) -> Tensor:
+        shares = {
+            part: slice_of(inputs, start, end) for part, (start, end) in zip(self._parts, self._bounds, strict=True)
+        }
+        return torch.cat(self._gather(lambda part: part.outputs(shares[part])))
 
     def state(self) -> dict[str, Tensor]:
         parts = self._gather(lambda part: part.state())

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from caviar.core.seeds import set_generator
 from caviar.nn import Regularizer, build_regularizer
 from caviar.optim import build_optimizer, clip_gradients, set_learning_rate, set_momentum
-from caviar.population.cohort import Cohort, Number, Step
+from caviar.population.cohort import Blocks, Cohort, Number, Step, Task
 from caviar.population.modules import Weights, draws_globally, make_member, own_draws, weigh_batch_norms
 from caviar.population.objective import MembersLoss, member_loss
 from caviar.population.rules import (
@@ -20,6 +20,7 @@ from caviar.population.rules import (
     member_rule,
     optimizer_state,
 )
+from caviar.population.views import Shared, member_of
 
 
 class Single:
@@ -53,12 +54,7 @@ class Single:
             self.module.train()
         if weights is not None and not bool(weights.any()):
             return self._passed_over(step, weights)
-        self.weights.now = weights
-        for parameter in self._parameters:
-            parameter.grad = None
-        with self._drawing(), self._casting(step.inputs.device):
-            loss = self._loss(self.module(step.inputs), step.targets, weights)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.differentiate(step, member)
         if self._regularizer is not None:
             self._regularizer.add_gradients()
         if self._clip_norm is not None:
@@ -66,6 +62,16 @@ class Single:
         self.optimizer.step()
         if self._regularizer is not None:
             self._regularizer.constrain()
+        return loss
+
+    def differentiate(self, step: Step, member: int) -> Tensor:
+        """Leave the gradients of the loss with the parameters, penalties not included, and return the loss."""
+        weights = self.weights.now = None if step.weights is None else step.weights[member]
+        for parameter in self._parameters:
+            parameter.grad = None
+        with self._drawing(), self._casting(step.inputs.device):
+            loss = self._loss(self.module(member_of(step.inputs, member)), member_of(step.targets, member), weights)
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _passed_over(self, step: Step, weights: Tensor) -> Tensor:
@@ -105,10 +111,10 @@ class Singles:
 
     kind = "singles"
 
-    def __init__(self, cohort: Cohort, example: Tensor) -> None:
+    def __init__(self, cohort: Cohort, example: Shared) -> None:
         check_first_order(cohort.optimizer)
         self.num_members = len(cohort)
-        self.draws_globally = draws_globally(cohort.template, example)
+        self.draws_globally = draws_globally(cohort.template, member_of(example, 0))
         self._members = [Single(cohort, member, swaps=self.draws_globally) for member in range(len(cohort))]
         self._losses: list[Tensor] = []
 
@@ -121,8 +127,16 @@ class Singles:
             return torch.zeros(0, self.num_members)
         return torch.stack(gathered).view(-1, self.num_members).cpu()
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        return torch.stack([single.outputs(inputs) for single in self._members])
+    def outputs(self, inputs: Shared) -> Tensor:
+        found = [single.outputs(member_of(inputs, member)) for member, single in enumerate(self._members)]
+        return torch.stack(found)
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        for member, single in enumerate(self._members):
+            yield member, {name: tensor.unsqueeze(0) for name, tensor in single.module.state_dict().items()}
 
     def state(self) -> dict[str, Tensor]:
         found = [_state_of(single) for single in self._members]

@@ -16,19 +16,20 @@ from caviar.optim.build_rule import rule_of
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plain import plain
 from caviar.optim.settings import MuonSettings
-from caviar.population.cohort import Cohort, Step
+from caviar.population.cohort import Blocks, Cohort, Step, Task
 from caviar.population.layers import Context, NotLoweredError
 from caviar.population.lower import Lowered, canonical_names, lower
 from caviar.population.modules import make_member, own_draws
 from caviar.population.objective import members_loss
 from caviar.population.rules import check_first_order, load_optimizer_state, optimizer_state, rule_values
 from caviar.population.singles import under
+from caviar.population.views import Shared, member_of, slice_of, stack_of
 
 AGREEMENT = 1e-3
 """Largest difference of outputs, relative to their size, between a stacked form and its module before it is used."""
 
 
-def build_stacked(cohort: Cohort, example: Tensor) -> "Stacked | str":
+def build_stacked(cohort: Cohort, example: Shared) -> "Stacked | str":
     """Return the executor of a cohort, or in words why its members cannot be stacked.
 
     example: a batch of inputs, for a trial of the stacked form against the first member's module.
@@ -48,7 +49,7 @@ def build_stacked(cohort: Cohort, example: Tensor) -> "Stacked | str":
 
 
 @torch.no_grad()
-def _compared(cohort: Cohort, lowered: Lowered, example: Tensor) -> "Stacked | str":
+def _compared(cohort: Cohort, lowered: Lowered, example: Shared) -> "Stacked | str":
     """Run the stacked form of two members in both modes, and the plain one of the first: they must agree."""
     few = cohort.slice(0, min(2, len(cohort)))
     for training in (False, True):
@@ -58,8 +59,8 @@ def _compared(cohort: Cohort, lowered: Lowered, example: Tensor) -> "Stacked | s
         module = make_member(few.template, few.weights, 0).train(training)
         rate = few.value("dropout", None)
         own_draws(module, torch.Generator(), None if rate is None else float(rate[0]))
-        expected = module(example)
-        found = lowered(example, context)[0]
+        expected = module(member_of(example, 0))
+        found = lowered(slice_of(example, 0, len(few)), context)[0]
         if found.shape != expected.shape:
             return f"its stacked form gives outputs of shape {tuple(found.shape)}, the module {tuple(expected.shape)}"
         scale = expected.abs().max().clamp_min(1e-6)
@@ -119,7 +120,7 @@ class Stacked:
             parameter.grad = None
         self._context.training, self._context.weights = True, step.weights
         with self._casting(step.inputs.device):
-            losses = self._loss(self._lowered(step.inputs, self._context), step.targets, step.weights)
+            losses = self._loss(self._lowered(step.inputs, self._context), stack_of(step.targets), step.weights)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         self._update()
         self._losses.append(losses.detach())
@@ -146,7 +147,7 @@ class Stacked:
         return torch.stack(gathered).cpu() if gathered else torch.zeros(0, self.num_members)
 
     @torch.no_grad()
-    def outputs(self, inputs: Tensor) -> Tensor:
+    def outputs(self, inputs: Shared) -> Tensor:
         self._context.training, self._context.weights = False, None
         with self._casting(inputs.device):
             return self._lowered(inputs, self._context).float()
@@ -155,6 +156,12 @@ class Stacked:
         if self._cohort.autocast:
             return torch.autocast(device.type, dtype=torch.bfloat16)
         return contextlib.nullcontext()
+
+    def visit(self, task: Task) -> None:
+        task(self, 0)
+
+    def live(self) -> Blocks:
+        yield 0, {name: self._tensors[first].detach() for name, first in self._lowered.names.items()}
 
     def state(self) -> dict[str, Tensor]:
         found = {name: tensor.detach().clone() for name, tensor in self._live_state().items()}

@@ -117,6 +117,8 @@ class OneByOne:
         for module, optimizer in zip(self._modules, self._optimizers, strict=True):
             torch.manual_seed(derive_seed(self._seed, "draws", self._taken))
             optimizer.zero_grad()
+            assert isinstance(step.inputs, Tensor)
+            assert isinstance(step.targets, Tensor)
             loss = self._loss(module(step.inputs), step.targets)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

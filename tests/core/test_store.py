@@ -210,7 +210,7 @@ def test_it_is_read_while_another_process_writes(path: Path) -> None:
             if int(line) == 100:
                 with Store(path, read_only=True) as reader:
                     assert len(reader.read()) == 202
-                    writer.communicate("go on\n", timeout=60)
+                    writer.communicate("go on\n", timeout=300)
                     assert len(reader.read()) == 400, "an open reader sees what came later"
                 break
     finally:

@@ -74,4 +74,3 @@ def test_a_convolutional_net_on_cifar(shared_data: Path) -> None:
         model, train, nn.CrossEntropyLoss(), dev=dev, optimizer=optimizer, batch_size=32, progress=False
     )
     assert_healthy(report)
-    assert sum(each.seconds for each in report.results) < 60

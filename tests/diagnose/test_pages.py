@@ -2,11 +2,16 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import caviar
+from caviar.cli.main import app
 from caviar.core.errors import InputError
 from caviar.core.findings import FAMILIES, Finding, Remedy
+from caviar.diagnose.checks import CHECKS
 from caviar.diagnose.pages import documents, limits_of, markdown, page_of, pages, plain
 from caviar.diagnose.rules import CROSS_RULES, RULES
 from caviar.recipe import Recipe, from_dict, validate
@@ -14,6 +19,34 @@ from caviar.recipe.recipe import PLAIN_SECTIONS, VARIANTS
 from caviar.workflow.remedies import remedies_for, settings_of
 
 ALL = {**RULES, **CROSS_RULES}
+
+
+def test_every_code_that_can_be_printed_has_a_page_and_no_page_is_idle() -> None:
+    checks = {check.code for check in CHECKS}
+    assert pages().keys() == ALL.keys() | checks
+    assert {code for code in pages() if int(code[-3:]) > 100} == checks - ALL.keys()
+    assert len(ALL) >= 40
+    assert {code.rstrip("0123456789") for code in ALL} == set(FAMILIES)
+    assert len(FAMILIES) == 10
+
+
+def test_no_check_or_rule_names_another_code() -> None:
+    root = Path(caviar.__file__).parent
+    texts = [path.read_text(encoding="utf-8") for kind in ("*.py", "*.toml") for path in root.rglob(kind)]
+    named = re.compile(rf"\b(?:{'|'.join(FAMILIES)})\d{{3}}\b")
+    assert {code for text in texts for code in named.findall(text)} == set(pages())
+
+
+@pytest.mark.parametrize("code", pages())
+def test_explain_prints_the_whole_page(code: str) -> None:
+    result = CliRunner().invoke(app, ["explain", code.lower()])
+    page = pages()[code]
+    assert result.exit_code == 0
+    for part in (code, page.title, page.sees, page.why, page.evidence, page.ignore, page.source):
+        assert part in result.output
+    places = [result.output.index(remedy.do) for remedy in page.remedies]
+    assert places == sorted(places)
+    assert len(page.remedies) >= 1
 
 
 @pytest.mark.parametrize("code", pages())

@@ -262,3 +262,26 @@ def test_an_error_in_the_loop_goes_on_and_leaves_nothing_behind() -> None:
         raise ZeroDivisionError
     assert not model._forward_pre_hooks
     assert watch.findings() == ()
+
+
+@pytest.mark.parametrize("how", ["list", "sum", "numbers", "one epoch"])
+def test_losses_that_are_kept_with_their_graphs_are_seen(how: str) -> None:
+    (inputs, labels), model, kept = data(), net(), []
+    optimizer, total = sgd(model), torch.zeros(())
+    with caviar.watch(model, optimizer, quiet=True) as watch:
+        for _ in range(8):
+            for rows in torch.arange(400).split(20):
+                optimizer.zero_grad()
+                loss = CE(model(inputs[rows]), labels[rows])
+                loss.backward()
+                optimizer.step()
+                watch.step(loss)
+                if how == "sum":
+                    total = total + loss
+                else:
+                    kept.append(loss if how != "numbers" else loss.detach())
+            if how == "one epoch":
+                kept.clear()
+            watch.evaluate("dev", loss=1.0)
+    assert ("PERF005" in codes(watch)) == (how in ("list", "sum"))
+    assert total.requires_grad == (how == "sum")

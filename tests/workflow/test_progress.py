@@ -1,6 +1,7 @@
 """The line that lives while training: what it says, and that it fits."""
 
 import io
+import math
 import re
 
 import pytest
@@ -66,7 +67,7 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatc
     assert screen.getvalue().splitlines() == [
         f"epoch {epoch}/3  loss train 0.5124 validation 0.6124 accuracy 0.8124" for epoch in (1, 2, 3)
     ]
-    monkeypatch.undo()
+    monkeypatch.setattr(observers, "PLAIN_SECONDS", math.inf)
     quiet = io.StringIO()
     with ProgressBar(3, 95, 10, 0, Console(file=quiet)) as bar, reading_progress(Console(file=quiet)) as update:
         bar.on_epoch(facts(1, 10))

@@ -74,6 +74,7 @@ _ALL = (
     Quantity("model_training", "run", "look", "1 where the network itself is in training mode"),
     Quantity("leftover_gradient", "run", "look", "gradient that was there before backward, over the new one (watch)"),
     Quantity("optimizer_stepped", "run", "look", "1 where the optimiser took a step (watch)"),
+    Quantity("losses_kept", "run", "look", "losses of earlier steps that are held with their graphs (watch)"),
     Quantity("data_wait", "run", "look", "share of a step's time before the forward pass: reading, augmenting"),
     Quantity("examples_per_second", "run", "look", "training examples a second, evaluations included"),
     Quantity("memory", "run", "look", "bytes: of tensors on a CUDA device, else of the process"),

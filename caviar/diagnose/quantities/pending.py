@@ -1,7 +1,8 @@
 """Numbers that wait on the device until somebody reads them: one synchronisation for all."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,6 +53,60 @@ class Pending:
         found = [Record(trial, m.step, m.epoch, k.split, k.layer, k.name, v) for m, k, v in self._ready]
         self._tensors, self._waiting, self._ready = [], [], []
         return found
+
+
+class Entry(NamedTuple):
+    """Numbers of several members that wait on the device.
+
+    trials: of the rows of `values` (members, n); None for a member that is not to be spoken of. emit: names a row.
+    """
+
+    trials: Sequence[int | None]
+    values: Tensor
+    emit: Callable[[int, list[float]], Iterable[tuple[Key, float]]]
+
+
+class MembersPending:
+    """Gathers numbers of members, from several threads at once; `drain` reads and names them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Moment, list[Entry]]] = deque()
+        self._ready: deque[tuple[Moment, int, Mapping[Key, float]]] = deque()
+
+    def add(self, moment: Moment, entries: list[Entry]) -> None:
+        """Keep entries until the next drain."""
+        self._waiting.append((moment, entries))
+
+    def add_numbers(self, moment: Moment, trial: int, numbers: Mapping[Key, float]) -> None:
+        """Keep numbers of one trial that are on the host already."""
+        self._ready.append((moment, trial, numbers))
+
+    def drain(self) -> list[Record]:
+        """Wait for the device, once, and return everything that has been added as records."""
+        found: list[Record] = []
+        while self._ready:
+            moment, own_trial, numbers = self._ready.popleft()
+            found += _records(own_trial, moment, numbers.items())
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        tensors = [entry.values for _, entries in taken for entry in entries]
+        if not tensors:
+            return found
+        home = tensors[-1].device
+        flat = torch.cat([tensor.detach().reshape(-1).to(home, torch.float32) for tensor in tensors]).tolist()
+        start = 0
+        for moment, entries in taken:
+            for entry in entries:
+                width = entry.values.shape[1]
+                for place, trial in enumerate(entry.trials):
+                    if trial is not None:
+                        own = flat[start + place * width : start + (place + 1) * width]
+                        found += _records(trial, moment, entry.emit(trial, own))
+                start += width * len(entry.trials)
+        return found
+
+
+def _records(trial: int, moment: Moment, numbers: Iterable[tuple[Key, float]]) -> Iterator[Record]:
+    return (Record(trial, moment.step, moment.epoch, k.split, k.layer, k.name, value) for k, value in numbers)
 
 
 def spread(mean: float, norm: float, count: int) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from caviar.core.observer import Moment
 from caviar.diagnose.quantities.inputs import read_inputs, read_scales
 from caviar.diagnose.quantities.layout import BOUNDED, RECTIFIERS, Layout
 from caviar.diagnose.quantities.outputs import read_form, read_outputs
-from caviar.diagnose.quantities.pending import Key, Pending, spread
+from caviar.diagnose.quantities.pending import Emit, Key, Pending, spread
 from caviar.nn.probe import first_tensor
 
 MOST_VALUES = 1 << 20
@@ -32,15 +32,18 @@ class Signals:
 
     Forward passes without gradients are not looked at; of several with gradients the last one counts. The hooks read
     and never change anything, and draw no random numbers. A module that runs more than once is named "name", "name:2".
+    silent, num_looks: what earlier looks have counted.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout) -> None:
+    def __init__(
+        self, model: nn.Module, layout: Layout, silent: dict[str, Tensor] | None = None, num_looks: int = 0
+    ) -> None:
         self._model, self._layout = model, layout
         self._handles: list[RemovableHandle] = []
         self._found: dict[str, tuple[Tensor, Any]] = {}
         self._before: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self._silent: dict[str, Tensor] = {}
-        self._num_looks = 0
+        self._silent: dict[str, Tensor] = {} if silent is None else silent
+        self._num_looks = num_looks
         self._inputs: Tensor | None = None
         self.outputs: Tensor | None = None
         self.batch_size = 0
@@ -98,16 +101,14 @@ class Signals:
     def _look(self, module: nn.Module, values: Tensor | None) -> None:
         if values is None or not values.is_floating_point() or values.dim() < 2 or not values.numel():
             return
-        values = _portion(values.detach())
-        name, kind = self._layout.names[module], "rectified" if module in self._layout.entering else _kind(module)
-        count, label = 1, name
-        while label in self._found:
-            count += 1
-            label = f"{name}:{count}"
-        measured, units = _measure(values, kind)
+        values = values.detach()
+        values = values[: looked_at(values.shape)]
+        kind = kind_of(module, entering=module in self._layout.entering)
+        label = free_label(self._layout.names[module], self._found)
+        measured, units = measure(values, kind)
         if kind == "rectified":
             measured[2] = self._count_dead(label, units, len(values))
-        self._found[label] = (torch.stack(measured), (kind, values.numel(), units.numel()))
+        self._found[label] = (measured, (kind, values.numel(), units.numel()))
 
     def _count_dead(self, label: str, units: Tensor, batch_size: int) -> Tensor:
         """Count units that were silent over the last looks: a batch may just lack what a rare unit answers to."""
@@ -116,8 +117,7 @@ class Signals:
         if looks is None or len(looks) != len(silent):
             looks = self._silent[label] = torch.zeros_like(units)
         looks.add_(1).mul_(silent)
-        needed = min(self._num_looks, MOST_LOOKS, -(-ENOUGH_EXAMPLES // max(batch_size, 1)))
-        return torch.count_nonzero(looks >= needed)
+        return torch.count_nonzero(looks >= looks_needed(self._num_looks, batch_size))
 
     def _norm_before(self, module: nn.Module, arguments: Any) -> None:  # noqa: ARG002
         if not (isinstance(module, _BatchNorm) and module.training and torch.is_grad_enabled()):
@@ -142,10 +142,12 @@ class Signals:
                 if early:
                     read_form(self.outputs.detach(), moment, pending)
         for label, (values, facts) in self._found.items():
-            pending.add(moment, values, _emit(label, *facts))
+            pending.add(moment, values, emit_signal(label, *facts))
 
 
-def _emit(layer: str, kind: str, num_values: int, num_units: int) -> Any:
+def emit_signal(layer: str, kind: str, num_values: int, num_units: int) -> Emit:
+    """Return what names the three numbers of `measure` (or the two of a norm's lag) of a layer."""
+
     def activation(values: list[float]) -> Iterable[tuple[Key, float]]:
         mean, norm, share = values
         yield Key("activation_mean", layer), mean
@@ -162,20 +164,35 @@ def _emit(layer: str, kind: str, num_values: int, num_units: int) -> Any:
     return norm if kind == "norm" else activation
 
 
-def _kind(module: nn.Module) -> str:
-    if isinstance(module, RECTIFIERS):
+def kind_of(module: nn.Module, *, entering: bool) -> str:
+    """Return what an activation's values are to be measured as; `entering`: those that enter a layer."""
+    if entering or isinstance(module, RECTIFIERS):
         return "rectified"
     if isinstance(module, BOUNDED):
         return "tanh" if isinstance(module, nn.Tanh | nn.Hardtanh) else "sigmoid"
     return "other"
 
 
-def _portion(values: Tensor) -> Tensor:
-    per_example = max(1, values.numel() // len(values))
-    return values[: max(2, MOST_VALUES // per_example)]
+def free_label(name: str, taken: Container[str]) -> str:
+    """Return the name of a module's next run: "name", "name:2", ..."""
+    count, label = 1, name
+    while label in taken:
+        count += 1
+        label = f"{name}:{count}"
+    return label
 
 
-def _measure(values: Tensor, kind: str) -> tuple[list[Tensor], Tensor]:
+def looked_at(shape: Sequence[int]) -> int:
+    """Return how many examples of an activation of that shape (batch, ...) are looked at."""
+    return max(2, MOST_VALUES // max(1, math.prod(shape[1:])))
+
+
+def looks_needed(num_looks: int, batch_size: int) -> int:
+    """Return how many looks in a row a unit must be silent in, to be called dead."""
+    return min(num_looks, MOST_LOOKS, -(-ENOUGH_EXAMPLES // max(batch_size, 1)))
+
+
+def measure(values: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """Return mean, root of the sum of squares and number of saturated values; and the mean of each unit."""
     values = values.float()
     others = tuple(i for i in range(values.dim()) if i != (1 if values.dim() >= 4 else values.dim() - 1))
@@ -186,7 +203,7 @@ def _measure(values: Tensor, kind: str) -> tuple[list[Tensor], Tensor]:
         count = torch.count_nonzero(values * (1 - values) < SIGMOID_FLAT)
     else:
         count = torch.zeros((), device=values.device)
-    return [units.mean(), torch.linalg.vector_norm(values), count], units
+    return torch.stack([units.mean(), torch.linalg.vector_norm(values), count]), units
 
 
 def _against_batch(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> Tensor:
@@ -204,7 +221,14 @@ def _against_batch(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> Tensor:
         return torch.full((2,), math.nan, device=mean.device)
     else:
         momentum = torch.full((), norm.momentum, device=mean.device)
-    shift = ((norm.running_mean - mean).abs() / (momentum * (variance + norm.eps).sqrt())).mean()
-    batch = (variance + (norm.running_var - variance) / momentum).clamp_min(0) + norm.eps
-    ratio = (batch / (variance + norm.eps)).log().abs().mean()
+    return lag_of(mean, variance, norm.running_mean, norm.running_var, momentum, norm.eps)
+
+
+def lag_of(
+    mean: Tensor, variance: Tensor, new_mean: Tensor, new_variance: Tensor, momentum: Tensor | float, eps: float
+) -> Tensor:
+    """Return both numbers of `_against_batch` from running statistics before and after a batch."""
+    shift = ((new_mean - mean).abs() / (momentum * (variance + eps).sqrt())).mean()
+    batch = (variance + (new_variance - variance) / momentum).clamp_min(0) + eps
+    ratio = (batch / (variance + eps)).log().abs().mean()
     return torch.stack([shift, ratio])

@@ -1,6 +1,6 @@
 """What hardly changes while a network trains: which layers learn, in which mode they are, what the optimiser holds."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from caviar.diagnose.quantities.layout import Layout
 from caviar.diagnose.quantities.pending import Emit, Key
-from caviar.diagnose.quantities.updates import initial_gain, unit_spread, weight_bound
+from caviar.diagnose.quantities.updates import initial_gain, is_transposed, transposed_spread, unit_spread, weight_bound
 
 
 def modes(layout: Layout, model: nn.Module) -> dict[Key, float]:
@@ -23,16 +23,19 @@ def modes(layout: Layout, model: nn.Module) -> dict[Key, float]:
     return found | {Key("model_training"): float(model.training)}
 
 
-def learning(layout: Layout, held: set[int]) -> dict[Key, float]:
-    """Return, of each layer, whether it is frozen, gets no gradient, or is unknown to the optimiser (ids in `held`)."""
+def learning(layout: Layout, reached: Collection[int], held: Container[int]) -> dict[Key, float]:
+    """Return, of each layer, whether it is frozen, gets no gradient, or is unknown to the optimiser.
+
+    reached, held: positions of the parameters that have a gradient, and of those that the optimiser holds.
+    """
     found: dict[Key, float] = {}
     sizes = {"frozen": 0, "no_gradient": 0, "not_held": 0}
     layer_of = {i: layer.name for layer in layout.layers for i in layer.parameters}
     for i, parameter in enumerate(layout.parameters):
         states = {
             "frozen": not parameter.requires_grad,
-            "no_gradient": parameter.requires_grad and parameter.grad is None,
-            "not_held": parameter.requires_grad and id(parameter) not in held,
+            "no_gradient": parameter.requires_grad and i not in reached,
+            "not_held": parameter.requires_grad and i not in held,
         }
         for name, holds in states.items():
             sizes[name] += parameter.numel() * holds
@@ -42,25 +45,37 @@ def learning(layout: Layout, held: set[int]) -> dict[Key, float]:
     return found | {Key(name): size / total for name, size in sizes.items()}
 
 
+Measure = Callable[[Tensor], Tensor]
+"""From a weight to a number."""
+
+
 def initial(layout: Layout, *, first: bool) -> tuple[Tensor, Emit] | None:
     """Return how much the units of each layer differ; at the first step, how large its weights are; bounds of frozen
     layers."""
-    values: list[Tensor] = []
-    keys: list[Key] = []
+    wanted = of_weights(layout, first=first)
+    if not wanted:
+        return None
+    layers = {layer.name: layer.weight for layer in layout.layers}
+    return torch.stack([measure(layers[key.layer].detach()) for key, measure in wanted.items()]), emit_as(list(wanted))
+
+
+def of_weights(layout: Layout, *, first: bool) -> Mapping[Key, Measure]:
+    """Return what `initial` measures of which layer's weight."""
+    found: dict[Key, Measure] = {}
     for layer in layout.layers:
         if len(layer.weight) > 1:
-            keys.append(Key("unit_spread", layer.name, ""))
-            values.append(unit_spread(layer))
+            found[Key("unit_spread", layer.name, "")] = transposed_spread if is_transposed(layer) else unit_spread
         if first:
-            keys.append(Key("initial_gain", layer.name, ""))
-            values.append(initial_gain(layer))
+            found[Key("initial_gain", layer.name, "")] = initial_gain
         if not layer.weight.requires_grad:
-            keys.append(Key("weight_bound", layer.name, ""))
-            values.append(weight_bound(layer))
-    if not values:
-        return None
+            found[Key("weight_bound", layer.name, "")] = weight_bound
+    return found
+
+
+def emit_as(keys: Sequence[Key]) -> Emit:
+    """Return what names numbers one by one."""
 
     def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
         return zip(keys, read, strict=True)
 
-    return torch.stack(values), emit
+    return emit

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from caviar.core.observer import Moment
 from caviar.diagnose.quantities.layout import Layout, WeightLayer
-from caviar.diagnose.quantities.pending import Key, Pending
+from caviar.diagnose.quantities.pending import Emit, Key, Pending
 
 NOISE_DECAY = 0.8
 """Of the averages that the gradient noise scale is the ratio of, from one pair of steps to the next."""
@@ -35,6 +35,19 @@ class NoiseScale:
         self.signal = NOISE_DECAY * self.signal + (1 - NOISE_DECAY) * dot
         self.noise = NOISE_DECAY * self.noise + (1 - NOISE_DECAY) * ((first**2 + second**2) / 2 - dot)
         return batch_size * max(self.noise, 0.0) / self.signal if self.signal > 0 else None
+
+
+def emit_pair(noise: NoiseScale, batch_size: int) -> Emit:
+    """Return what names the scalar product of two successive gradients and both norms."""
+
+    def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
+        dot, one, other = read
+        yield Key("gradient_cosine"), dot / (one * other) if one * other else 0.0
+        scale = noise.add(dot, one, other, batch_size) if batch_size else None
+        if scale is not None:
+            yield Key("noise_scale"), scale
+
+    return emit
 
 
 @dataclass
@@ -75,25 +88,7 @@ class Updates:
         if moved:
             torch._foreach_sub_(self._old, params)
         values = [*self._norms, *weights, *(_norms(self._old) if moved else [])]
-        names, layers, count = self._names, self.layout.layers, len(params)
-
-        def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
-            gradients = dict(zip(names, read, strict=False))
-            sizes, steps = read[len(names) : len(names) + count], read[len(names) + count :]
-            yield Key("gradient_norm"), _joined(gradients.values())
-            yield Key("weight_norm", split=""), _joined(sizes)
-            if steps:
-                yield Key("update_ratio"), _ratio(_joined(steps), _joined(sizes))
-            for layer in layers:
-                here = layer.parameters
-                size = _joined(sizes[i] for i in here)
-                yield Key("weight_norm", layer.name, ""), size
-                if any(i in gradients for i in here):
-                    yield Key("gradient_norm", layer.name), _joined(gradients[i] for i in here if i in gradients)
-                if steps:
-                    yield Key("update_ratio", layer.name), _ratio(_joined(steps[i] for i in here), size)
-
-        pending.add(moment, torch.stack(values), emit)
+        pending.add(moment, torch.stack(values), emit_norms(self.layout, self._names))
 
     @torch.no_grad()
     def compare(self) -> None:
@@ -110,19 +105,35 @@ class Updates:
         if self._pair is None:
             return
 
-        def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
-            dot, one, other = read
-            yield Key("gradient_cosine"), dot / (one * other) if one * other else 0.0
-            scale = self.noise.add(dot, one, other, batch_size) if batch_size else None
-            if scale is not None:
-                yield Key("noise_scale"), scale
-
-        pending.add(moment, self._pair, emit)
+        pending.add(moment, self._pair, emit_pair(self.noise, batch_size))
         self._pair = None
 
     def forget(self) -> None:
         """Let go of everything that was remembered."""
         self._old, self._names, self._norms, self._gradient, self._pair = [], [], [], None, None
+
+
+def emit_norms(layout: Layout, names: Sequence[int]) -> Emit:
+    """Return what names norms: of the gradients of parameters `names`, of all weights, and of their steps if any."""
+    count, layers = len(layout.parameters), layout.layers
+
+    def emit(read: list[float]) -> Iterable[tuple[Key, float]]:
+        gradients = dict(zip(names, read, strict=False))
+        sizes, steps = read[len(names) : len(names) + count], read[len(names) + count :]
+        yield Key("gradient_norm"), _joined(gradients.values())
+        yield Key("weight_norm", split=""), _joined(sizes)
+        if steps:
+            yield Key("update_ratio"), _ratio(_joined(steps), _joined(sizes))
+        for layer in layers:
+            here = layer.parameters
+            size = _joined(sizes[i] for i in here)
+            yield Key("weight_norm", layer.name, ""), size
+            if any(i in gradients for i in here):
+                yield Key("gradient_norm", layer.name), _joined(gradients[i] for i in here if i in gradients)
+            if steps:
+                yield Key("update_ratio", layer.name), _ratio(_joined(steps[i] for i in here), size)
+
+    return emit
 
 
 def _present(params: Sequence[Tensor]) -> dict[int, Tensor]:
@@ -147,29 +158,37 @@ def _ratio(step: float, size: float) -> float:
     return step / size if size else (math.inf if step else 0.0)
 
 
+def is_transposed(layer: WeightLayer) -> bool:
+    """Whether the units of a layer lie in the second axis of its weight."""
+    return isinstance(layer.module, nn.modules.conv._ConvTransposeNd)
+
+
+def transposed_spread(weight: Tensor) -> Tensor:
+    """Return `unit_spread` of a weight whose units lie in its second axis."""
+    return unit_spread(weight.transpose(0, 1))
+
+
 @torch.no_grad()
-def unit_spread(layer: WeightLayer) -> Tensor:
+def unit_spread(weight: Tensor) -> Tensor:
     """Return how much the units of a layer differ: |w - mean unit| / |w|, 0 where all are the same (zeros too)."""
-    units = layer.weight.detach().float().flatten(1)
-    if isinstance(layer.module, nn.modules.conv._ConvTransposeNd):
-        units = layer.weight.detach().float().transpose(0, 1).flatten(1)
+    units = weight.float().flatten(1)
     size = torch.linalg.vector_norm(units)
     found: Tensor = torch.linalg.vector_norm(units - units.mean(0)) / size.clamp_min(1e-30)
     return found
 
 
 @torch.no_grad()
-def initial_gain(layer: WeightLayer) -> Tensor:
+def initial_gain(weight: Tensor) -> Tensor:
     """Return the standard deviation of a layer's weights times the root of its fan in: 1.41 (He), 1 (LeCun)."""
-    weight = layer.weight.detach().float()
+    weight = weight.float()
     fan_in = max(1, weight.numel() // len(weight))
     found: Tensor = torch.linalg.vector_norm(weight) * (fan_in / weight.numel()) ** 0.5
     return found
 
 
 @torch.no_grad()
-def weight_bound(layer: WeightLayer) -> Tensor:
+def weight_bound(weight: Tensor) -> Tensor:
     """Return the largest weight in size times the root of the fan in: just below 1 for torch's fresh layers."""
-    weight = layer.weight.detach().float()
+    weight = weight.float()
     found: Tensor = weight.abs().max() * max(1, weight.numel() // len(weight)) ** 0.5
     return found

@@ -94,8 +94,10 @@ class Watcher:
         if self._full:
             self._updates.before()
             if self._early:
-                held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-                self._facts = learning(self.layout, held)
+                ids = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+                params = self.layout.parameters
+                held = {i for i, p in enumerate(params) if id(p) in ids}
+                self._facts = learning(self.layout, {i for i, p in enumerate(params) if p.grad is not None}, held)
                 self._weights = initial(self.layout, first=self._first)
 
     def on_step(self, moment: Moment, loss: Tensor) -> None:  # noqa: ARG002

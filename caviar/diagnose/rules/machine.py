@@ -65,7 +65,15 @@ def slower(story: Story, limits: Limits) -> Iterator[Found]:
 
 
 def leaking(story: Story, limits: Limits) -> Iterator[Found]:
-    """PERF005: memory in use grows from look to look."""
+    """PERF005: losses are kept with their graphs, or memory in use grows from look to look."""
+    kept = story.curve("losses_kept", "train").last if story.has("losses_kept", "train") else 0.0
+    if kept > limits["kept"] and _are_all_kept(story, kept, limits["of_steps"]):
+        message = (
+            f"the losses of {kept:,.0f} earlier steps are still held together with their graphs: in a list, or in a "
+            "sum of losses that is a tensor."
+        )
+        yield Found("warning", 0.95, message, {"kept": kept}, split="train")
+        return
     memory = story.curve("memory", least=int(limits["looks"]))
     later = memory.values[len(memory) // 4 :]
     grown = float(later[-1] - later[0])
@@ -76,6 +84,12 @@ def leaking(story: Story, limits: Limits) -> Iterator[Found]:
             "kept of every step, such as a loss with its graph."
         )
         yield Found("warning", 0.8, message, {"from": float(later[0]), "to": float(later[-1])})
+
+
+def _are_all_kept(story: Story, kept: float, share: float) -> bool:
+    """Whether those are the losses of the whole run so far, and not just of the epoch that goes on."""
+    last = story.curve("losses_kept", "train")
+    return kept > share * last.steps[-1] and int(last.epochs[-1]) > int(last.epochs[0])
 
 
 RULES: dict[str, Rule] = {

@@ -237,15 +237,18 @@ def still_falling(story: Story, limits: Limits) -> Iterator[Found]:
     if story.facts.epochs and int(losses.epochs[-1]) < story.facts.epochs:
         raise LackingError("it was stopped early")
     parts = blocks(losses.values, 10)
-    gained = (float(parts[-3]) - float(parts[-1])) / max(abs(float(parts[-3])), 1e-12)
+    lately, whole = float(parts[-3]) - float(parts[-1]), float(parts[0]) - float(parts[-1])
+    gained, of_all = lately / max(abs(float(parts[-3])), 1e-12), lately / whole if whole > 0 else 0.0
+    much = gained > limits["gained"] or (gained > limits["at_least"] and of_all > limits["of_all"])
     dev = story.curve("loss", "dev", least=2).finite()
     at_best = len(dev) >= 2 and int(dev.values.argmin()) >= len(dev) - 1 - len(dev) // 20
-    if gained > limits["gained"] and at_best and float(parts[-1]) > limits["poor"] * story.known_baseline:
+    if much and at_best and float(parts[-1]) > limits["poor"] * story.known_baseline:
         message = (
             f"in its last fifth the loss still fell by {percent(gained)}, to {say(float(parts[-1]))}, and dev was best "
             "at the end: more epochs would have gone further."
         )
-        yield Found("info", surely(gained, limits["gained"], 0.5), message, {"gained": gained}, split="train")
+        numbers = {"gained": gained, "of_all": of_all}
+        yield Found("info", surely(gained, limits["gained"], 0.5), message, numbers, split="train")
 
 
 def rough_start(story: Story, limits: Limits) -> Iterator[Found]:
@@ -259,6 +262,32 @@ def rough_start(story: Story, limits: Limits) -> Iterator[Found]:
         message = f"the loss rose from {say(start)} to {say(peak)} by step {step} before it fell: the first steps are "
         message += "too large for fresh weights."
         yield Found("info", 0.8, message, {"start": start, "peak": peak}, step=step, split="train")
+
+
+def curve_shape(story: Story, limits: Limits) -> Iterator[Found]:
+    """LR014: which of the four textbook shapes the loss has: of a very high, high, low or good rate."""
+    story.need_finished()
+    losses = story.need_steps(int(limits["steps"]))
+    parts = blocks(losses.values, 20)
+    start, quarter, middle, end = (float(parts[at]) for at in (0, 4, 9, -1))
+    whole = start - end
+    numbers = {"start": start, "middle": middle, "end": end}
+    if len(losses) < len(story.losses) or end > limits["above"] * max(start, story.known_baseline):
+        shape = "very high: it ends far above where it began"
+    elif whole < limits["fall"] * abs(start):
+        return  # it hardly fell: other rules say why
+    elif (start - middle) / whole < limits["straight"]:
+        shape = "low: it falls in a straight line, and has not begun to flatten out"
+    elif (
+        (start - quarter) / whole > limits["early"]
+        and end > limits["poor"] * story.known_baseline
+        and _typical_ratio(story) > limits["ratio"]
+    ):
+        shape = "high: it falls at once, and then stays where it is, far above 0, while steps are large"
+    else:
+        shape = "good: it falls steeply at first and then flattens out"
+    message = f"the loss went from {say(start)} over {say(middle)} half way to {say(end)}. That is the shape of a rate "
+    yield Found("info", 0.6, f"{message}that is {shape}.", numbers, split="train")
 
 
 RULES: dict[str, Rule] = {
@@ -275,4 +304,5 @@ RULES: dict[str, Rule] = {
     "LR011": spikes,
     "LR012": still_falling,
     "LR013": rough_start,
+    "LR014": curve_shape,
 }

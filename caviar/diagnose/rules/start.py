@@ -108,6 +108,7 @@ def odd_scale(story: Story, limits: Limits) -> Iterator[Found]:
     """INIT007: the first weights of a layer are far too large or too small for its fan in."""
     gains = story.by_layer("initial_gain", "")
     plain = [layer for layer in story.facts.layers if "embedding" not in layer.kind.lower() and layer.name in gains]
+    bypassed = _first_spread(story) > limits["spread"]
     for position, layer in enumerate(plain):
         gain, last = float(gains[layer.name].values[0]), position == len(plain) - 1
         if gain > limits["large"]:
@@ -116,6 +117,8 @@ def odd_scale(story: Story, limits: Limits) -> Iterator[Found]:
                 "and what comes out is as many times too large."
             )
             yield Found("warning", surely(gain, limits["large"], 50), message, {"gain": gain}, layer=layer.name, step=1)
+        elif gain == 0 and bypassed:
+            continue  # the end of a residual branch, which may well start at nothing: inputs arrive by the other way
         elif gain < limits["small"] and not last:
             message = (
                 f"the weights of {layer.name} start at {say(gain)} of 1 / sqrt(fan in); 1 to 1.4 is usual, and signals "
@@ -123,6 +126,14 @@ def odd_scale(story: Story, limits: Limits) -> Iterator[Found]:
             )
             certain = surely(limits["small"] / max(gain, 1e-9), 1, 10)
             yield Found("warning", certain, message, {"gain": gain}, layer=layer.name, step=1)
+
+
+def _first_spread(story: Story) -> float:
+    """How the outputs of the first batch vary, relative to their size (at least 1); 0 where nobody has looked."""
+    if not story.has("output_spread", "train") or not story.has("output_std", "train"):
+        return 0.0
+    spread, size = story.curve("output_spread", "train").values[0], story.curve("output_std", "train").values[0]
+    return float(spread / max(size, 1.0)) if np.isfinite(spread) and np.isfinite(size) else 0.0
 
 
 RULES: dict[str, Rule] = {
