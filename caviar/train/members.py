@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from caviar.train.state import Metric
 
 EVALUATION_BATCH = 250
 """Examples that all members are evaluated on at a time."""
+
+MOST_COUNTS = 4_000_000
+"""Numbers in the confusion matrices of all members; of more classes they are not kept."""
 
 Fate = Literal["training", "finished", "stopped early", "diverged"]
 
@@ -92,6 +95,7 @@ class MembersFacts:
     """What one finished epoch came to, for the trials that trained in it.
 
     values: (split, name) -> [trials]; learning_rates: [trials]; better: which were better on dev than ever before.
+    confusions: counts on dev (trials, true classes, predicted classes), None where they would be many.
     """
 
     epoch: int
@@ -101,6 +105,15 @@ class MembersFacts:
     values: dict[tuple[str, str], Tensor]
     better: Tensor
     batch_losses: Tensor
+    confusions: Tensor | None = None
+
+
+@runtime_checkable
+class MembersInsideObserver(Protocol):
+    """An observer that looks inside the steps it chooses."""
+
+    def before_step(self, population: Population, step: Step, number: int) -> None:
+        """Before every step is handed out; `number` counts from 1. Nothing of the members may be changed."""
 
 
 class MembersObserver(SaveObserver, Protocol):
@@ -143,10 +156,14 @@ def _train(
 ) -> bool:
     bounds = batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
+    inside = [observer for observer in observers if isinstance(observer, MembersInsideObserver)]
     while state.alive and state.epoch <= job.epochs:
         rows = epoch_rows(job.train, job.seed, state.epoch)
         for start, end in bounds[state.batch :]:
-            population.take(make_step(job, state, rows[start:end]))
+            step = make_step(job, state, rows[start:end])
+            for watcher in inside:
+                watcher.before_step(population, step, state.step + 1)
+            population.take(step)
             state.batch += 1
             state.step += 1
             for observer in observers:
@@ -208,7 +225,8 @@ def _finish_epoch(
     losses = torch.cat([*state.losses, population.losses()]).double()
     sizes = torch.tensor([end - start for start, end in bounds], dtype=torch.float64)
     train_loss = (losses * sizes.unsqueeze(1)).sum(dim=0) / sizes.sum()
-    dev_loss, metric = evaluate_members(job, population, job.dev)
+    confusions: list[Tensor] = []
+    dev_loss, metric = evaluate_members(job, population, job.dev, confusions)
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]
@@ -231,7 +249,8 @@ def _finish_epoch(
         state.best_step = state.step
     rates = torch.as_tensor(_of(job.schedule(state.step - 1), alive), dtype=torch.float64).expand(len(alive))
     values = {("train", "loss"): train_loss, ("dev", "loss"): dev_loss, ("dev", name): metric}
-    facts = MembersFacts(state.epoch, state.step, tuple(alive), rates, values, better, losses)
+    counts = torch.stack(confusions).sum(dim=0) if confusions else None
+    facts = MembersFacts(state.epoch, state.step, tuple(alive), rates, values, better, losses, counts)
     state.epoch += 1
     state.batch, state.losses = 0, []
     return facts
@@ -265,8 +284,13 @@ def _without_the_gone(population: Population, facts: MembersFacts, state: Member
 
 
 @torch.no_grad()
-def evaluate_members(job: MembersJob, population: Population, examples: Examples) -> tuple[Tensor, Tensor]:
-    """Return loss and metric (accuracy, or R2) of every member over a split, float64 [members]."""
+def evaluate_members(
+    job: MembersJob, population: Population, examples: Examples, confusions: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return loss and metric (accuracy, or R2) of every member over a split, float64 [members].
+
+    confusions: is given the counts of `confusion_of` of each batch, unless they would be many.
+    """
     total = torch.zeros(len(population), dtype=torch.float64)
     hits, squares = torch.zeros_like(total), torch.zeros_like(total)
     y = y2 = 0.0
@@ -275,7 +299,10 @@ def evaluate_members(job: MembersJob, population: Population, examples: Examples
         outputs = population.outputs(job.prepare(stored.to(job.device)))
         total += job.loss_per_example(outputs, labels).double().sum(dim=1).cpu()
         if job.task == "classification":
-            hits += (outputs.argmax(dim=2) == labels).sum(dim=1).cpu()
+            predicted = outputs.argmax(dim=2)
+            hits += (predicted == labels).sum(dim=1).cpu()
+            if confusions is not None and len(predicted) * outputs.shape[2] ** 2 <= MOST_COUNTS:
+                confusions.append(confusion_of(labels, predicted, outputs.shape[2]).cpu())
         else:
             wanted = labels.double().view(-1)
             squares += (outputs.double().flatten(1) - wanted).square().sum(dim=1).cpu()
@@ -286,6 +313,14 @@ def evaluate_members(job: MembersJob, population: Population, examples: Examples
     spread = y2 - y * y / rows
     metric = 1 - squares / spread if spread > 0 else torch.full_like(squares, math.nan)
     return total / rows, metric
+
+
+def confusion_of(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Return counts (members, true classes, predicted classes) from labels (rows,) and predictions (members, rows)."""
+    members = torch.arange(len(predicted), device=labels.device).unsqueeze(1)
+    places = (members * num_classes + labels.long()) * num_classes + predicted
+    counts = torch.bincount(places.flatten(), minlength=len(predicted) * num_classes**2)
+    return counts.view(len(predicted), num_classes, num_classes)
 
 
 def _packed(population: Population, state: MembersState, *, keep: bool = False) -> Checkpoint:

@@ -21,6 +21,7 @@ from caviar.workflow.members import best_trial, describe_members, first_state, m
 from caviar.workflow.members_observers import MembersBar, MembersRecorder
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
+from caviar.workflow.watching_members import watch_members
 
 
 def train_population(
@@ -43,20 +44,23 @@ def train_population(
     store.delete_after(-1 if start is None else state.step)
     store.add_event(state.step, "started" if start is None else "resumed")
     folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
-    recorder, layout = MembersRecorder(store, folder, log), layout_of(plan.recipe, len(population))
+    eyes, layout = watch_members(plan, job, folder, store, state.step, console), layout_of(plan.recipe, len(population))
+    recorder = MembersRecorder(store, folder, log, eyes)
     try:
         with (
             intra_op_threads(layout),
             MembersBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar,
         ):
             population.prepare(steps, layout)
-            done = train_members(job, population, state, checkpoints, [recorder, bar], stop)
+            done = train_members(job, population, state, checkpoints, [eyes, recorder, bar], stop)
     except Exception as error:
         with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
             recorder.flush()
             store.add_event(state.step, "failed", error=str(error))
+            folder.write_summary(findings=eyes.findings(failed=True))
         raise
     recorder.on_save(state.step)
+    folder.write_summary(findings=eyes.findings(finished=done))
     return state, done
 
 

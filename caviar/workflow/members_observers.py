@@ -17,6 +17,7 @@ from caviar.core.runs import RunFolder
 from caviar.core.store import Store
 from caviar.train.members import MembersFacts, Trial
 from caviar.workflow.observers import PLAIN_SECONDS, REFRESH_SECONDS, WIDE, Rate, RunLog, TimeLeft
+from caviar.workflow.watching_members import MembersEyes
 
 EPOCH_RECORDS = 20_000
 """Batch losses stored of an epoch, of all members together: of more, every n-th step."""
@@ -24,10 +25,10 @@ FLUSH_SECONDS = 1.0
 
 
 class MembersRecorder:
-    """Writes records of every trial and epoch, and keeps run.json current."""
+    """Writes records of every trial and epoch and what `eyes` have seen, and keeps run.json current."""
 
-    def __init__(self, store: Store, folder: RunFolder, log: RunLog) -> None:
-        self._store, self._folder, self._log = store, folder, log
+    def __init__(self, store: Store, folder: RunFolder, log: RunLog, eyes: MembersEyes) -> None:
+        self._store, self._folder, self._log, self._eyes = store, folder, log, eyes
         self._records: list[Record] = []
         self._summary: dict[str, Any] = {}
         self._flushed = time.monotonic()
@@ -67,9 +68,11 @@ class MembersRecorder:
         self._folder.note_progress(**self._summary, step=step)
 
     def flush(self) -> None:
-        """Write everything gathered so far."""
-        self._store.write(self._records)
+        """Write everything gathered so far, and let rules read it."""
+        records = self._records + self._eyes.drain()
+        self._store.write(records)
         self._records = []
+        self._eyes.read(records)
         self._flushed = time.monotonic()
 
 

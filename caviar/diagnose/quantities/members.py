@@ -36,7 +36,8 @@ class MembersWatcher:
     draws are as without it, bit for bit. `before_step` and `on_step` are to be called around every step, `drain` where
     the steps have been waited for (`Population.losses`).
 
-    everything: look at the outputs of layers with weights as well. first_step: steps taken so far.
+    everything: look at the outputs of layers with weights as well. first_step: steps taken so far. looks: the steps
+    that were looked at since somebody emptied the list.
     """
 
     def __init__(self, schedule: Schedule, *, first_step: int = 0, everything: bool = False) -> None:
@@ -52,6 +53,7 @@ class MembersWatcher:
         self._kind: Kind | None = None
         self._step: Step | None = None
         self._num_looks = 0
+        self.looks: list[int] = []
 
     def before_step(self, population: Population, step: Step, number: int) -> None:
         """Look at the members before the step of this number (counted from 1), if it is time."""
@@ -82,6 +84,7 @@ class MembersWatcher:
         population.visit(lambda executor, first: self._parts[first].after(executor, moment, self.pending), step)
         if kind.full:
             self._numbers(population, step, moment)
+            self.looks.append(moment.step)
             self._next = self._schedule.next_after(moment.step)
         self._step = None
 
