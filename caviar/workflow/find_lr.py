@@ -252,7 +252,7 @@ def choose_layout(population: Population, batches: Iterator[Step], sweep: Sweep)
 
 def untimed_layout(cohort: Cohort, step: Step) -> Layout:
     """Return a way to run a cohort that follows from what it is alone, never from a clock."""
-    if step.inputs.is_cuda:
+    if next(iter(cohort.weights.values())).is_cuda:
         wanted = "stacked"
     elif has_convolutions(cohort.template):
         wanted = "singles"

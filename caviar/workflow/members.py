@@ -33,7 +33,7 @@ def lay_out(plan: Plan) -> tuple[Plan, list[str], list[Timing]]:
     settings = plan.recipe.population
     if settings.is_one:
         return plan, [], []
-    _check(plan.recipe)
+    check_together(plan.recipe)
     job, population = members_job(plan), make_population(plan)
     steps = trial_steps(job, first_state(settings.members))
     inputs, targets = steps[0].inputs, steps[0].targets
@@ -66,7 +66,7 @@ def _stated(recipe: Recipe) -> Layout:
     return Layout(kind, min(size, settings.members), threads)
 
 
-def _check(recipe: Recipe) -> None:
+def check_together(recipe: Recipe) -> None:
     """Refuse what trains one model at a time."""
     recipe.population.check()
     alone = {

@@ -25,8 +25,9 @@ def proof_tables(proof: Proof) -> list[Table | str]:
                 table.add_row(*_row(each))
     begin = "the first state" if not proof.from_epoch else f"the state after epoch {proof.from_epoch}"
     fewer = "; what fell far behind on the first seed has that one only" if proof.seeds > 1 else ""
+    what = ", ".join(proof.codes) or "a run without findings"
     heading = (
-        f"Proof of {', '.join(proof.codes)}: from {begin} to epoch {proof.epochs}, {proof.seeds} seed"
+        f"Proof of {what}: from {begin} to epoch {proof.epochs}, {proof.seeds} seed"
         f"{'s' * (proof.seeds != 1)}{fewer} (*: from scratch)."
     )
     untried = [f"Not tried: {do} ({reason})" for do, reason in proof.untried]

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,8 +76,8 @@ def run_trial(plan: Plan, fork: Fork | None, last_epoch: int, number: int) -> Tr
 
     number: 0 takes the run's own order and draws; every other one has its own.
     """
-    seed = plan.recipe.seed if number == 0 else derive_seed(plan.recipe.seed, "proof", number)
-    plan = replace(plan, model=copy.deepcopy(plan.model), recipe=_watched(plan))
+    seed = trial_seed(plan, number)
+    plan = replace(plan, model=copy.deepcopy(plan.model), recipe=watched_recipe(plan))
     job = replace(build_job(plan), seed=seed)
     randomness = isolated_randomness(derive_seed(seed, "trial", 0, "draws"), plan.device)
     with tempfile.TemporaryDirectory(prefix="caviar-trial-") as place, randomness:
@@ -85,7 +86,13 @@ def run_trial(plan: Plan, fork: Fork | None, last_epoch: int, number: int) -> Tr
             return _run(plan, job, fork, last_epoch, number, folder, store)
 
 
-def _watched(plan: Plan) -> Recipe:
+def trial_seed(plan: Plan, number: int) -> int:
+    """Return where the randomness of a trial comes from: trial 0 takes the run's own."""
+    return plan.recipe.seed if number == 0 else derive_seed(plan.recipe.seed, "proof", number)
+
+
+def watched_recipe(plan: Plan) -> Recipe:
+    """Return the recipe with rules that speak at the end only."""
     watching = plan.recipe.watch.model_copy(update={"findings": "end"})
     return plan.recipe.model_copy(update={"watch": watching})
 
@@ -115,10 +122,15 @@ def _run(
         recorder.flush()
         assert watched.live is not None
         found = watched.live.read(finished=done, failed=failed).findings
-    causes = tuple(finding for finding in found if not finding.consequence_of)
-    codes = frozenset(finding.code for finding in causes if at_least(finding.severity, "warning"))
     metric, loss = (math.nan, math.nan) if failed else halt.best
-    return Trial(metric, loss, halt.epochs, codes, causes)
+    return trial_of(metric, loss, halt.epochs, found)
+
+
+def trial_of(metric: float, loss: float, epochs: int, findings: Iterable[Finding]) -> Trial:
+    """Return what a trial came to, of all that rules found."""
+    causes = tuple(finding for finding in findings if not finding.consequence_of)
+    codes = frozenset(finding.code for finding in causes if at_least(finding.severity, "warning"))
+    return Trial(metric, loss, epochs, codes, causes)
 
 
 class Halt:
