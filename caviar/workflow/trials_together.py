@@ -34,7 +34,7 @@ from caviar.workflow.members import check_together, first_state, make_population
 from caviar.workflow.members_observers import MembersRecorder
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
-from caviar.workflow.trial_runs import Fork, Trial, fork_state, trial_of, trial_seed, watched_recipe
+from caviar.workflow.trial_runs import Fork, Tell, Trial, fork_state, trial_of, trial_seed, watched_recipe
 from caviar.workflow.watching_members import watch_members
 
 STACKED: Final = {name: place for name, place in NAMES.items() if name not in ("label_smoothing", "init_gain")}
@@ -59,7 +59,9 @@ def alike(plan: Plan) -> str | None:
     return json.dumps([values, modules, shapes], sort_keys=True)
 
 
-def run_trials(plans: Sequence[Plan], fork: Fork | None, last_epoch: int, number: int) -> list[Trial] | None:
+def run_trials(
+    plans: Sequence[Plan], fork: Fork | None, last_epoch: int, number: int, tell: Tell = int
+) -> list[Trial] | None:
     """Train plans that are `alike` to the end of an epoch, as `run_trial` does with each; None where no stack pays."""
     first = plans[0]
     settings = PopulationSettings().model_copy(update={"members": len(plans), **_lists(plans)})
@@ -74,7 +76,7 @@ def run_trials(plans: Sequence[Plan], fork: Fork | None, last_epoch: int, number
         if layout.kind == "singles":
             return None
         folder, stop = RunFolder(Path(place)), StopRequest()
-        halt = _Halt(last_epoch, stop, len(plans))
+        halt = _Halt(last_epoch, stop, tell, len(plans))
         with Store(folder.store) as store, intra_op_threads(layout):
             for member in range(len(plans)):
                 store.write([record._replace(trial=member) for record in (fork.records if fork else ())])
@@ -140,8 +142,8 @@ def _members(
 class _Halt:
     """Stops at the end of an epoch, and notes how each member's best epoch did on dev."""
 
-    def __init__(self, last_epoch: int, stop: StopRequest, members: int) -> None:
-        self._last, self._stop = last_epoch, stop
+    def __init__(self, last_epoch: int, stop: StopRequest, tell: Tell, members: int) -> None:
+        self._last, self._stop, self._tell = last_epoch, stop, tell
         self.best, self.epochs = [(math.nan, math.nan)] * members, [0] * members
 
     def on_step(self, moment: Moment, num_members: int) -> None:
@@ -154,6 +156,7 @@ class _Halt:
             if facts.better[place]:
                 self.best[member] = (float(metric[place]), float(facts.values["dev", "loss"][place]))
         self._stop.requested = self._stop.requested or facts.epoch >= self._last
+        self._tell(len(facts.trials))
 
     def on_save(self, step: int) -> None:
         """Nothing is saved."""

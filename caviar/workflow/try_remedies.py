@@ -16,7 +16,7 @@ from caviar.workflow.find_lr import Sweep, planned_start, run_sweep
 from caviar.workflow.plan import Plan
 from caviar.workflow.proof import NEAR, SMALLEST, Proof, Tried, choose_winner, judge
 from caviar.workflow.show import print_notes, steps_progress
-from caviar.workflow.trial_runs import Fork, begins_anew, run_trial
+from caviar.workflow.trial_runs import Fork, Tell, begins_anew, run_trial
 from caviar.workflow.trials_together import alike, run_trials
 
 SEEDS: Final = 3
@@ -38,7 +38,7 @@ CONTROL: Final = Tried("Change nothing", (), (), ())
 
 @dataclass
 class _Bench:
-    """What all trials of a proof share. last: the epoch that they train to. done: told of trials that are done."""
+    """What all trials of a proof share. last: the epoch that they train to. tell: is told of epochs that are done."""
 
     make: MakePlan
     fork: Fork
@@ -48,8 +48,13 @@ class _Bench:
     console: Console
     wide: bool
     control: Tried = CONTROL
-    done: Callable[[int], object] = int
+    tell: Tell = int
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
+
+    @property
+    def span(self) -> int:
+        """How many epochs a trial trains, if it may."""
+        return self.last - self.fork.epoch
 
     def judges(self, advice: Advice) -> bool:
         """Whether trials show what advice is worth: what lets a run go on for longer shows at its end only."""
@@ -82,7 +87,8 @@ class _Bench:
         for places in groups.values():
             for place, tried in zip(places, self._group([every[place] for place in places], number), strict=True):
                 found[place] = tried
-                self.done(1)
+                done = tried.trials[-1].epochs if not tried.reason else 0
+                self.tell(max(0, self.span - done))  # where a run ended before its time
         return found
 
     def _group(self, every: Sequence[Tried], number: int) -> list[Tried]:
@@ -90,7 +96,7 @@ class _Bench:
         fork = None if every[0].anew else self.fork
         if len(every) > 1:
             with contextlib.suppress(InputError):  # each alone says what is wrong
-                trials = run_trials(plans, fork, last, number)
+                trials = run_trials(plans, fork, last, number, self.tell)
                 if trials is not None:
                     return [replace(e, trials=(*e.trials, own)) for e, own in zip(every, trials, strict=True)]
         return [self._single(each, number) for each in every]
@@ -98,7 +104,7 @@ class _Bench:
     def _single(self, tried: Tried, number: int) -> Tried:
         plan, fork = self.plans[tried.settings], None if tried.anew else self.fork
         try:
-            trial = run_trial(plan, fork, self._last(tried), number)
+            trial = run_trial(plan, fork, self._last(tried), number, self.tell)
         except InputError as error:
             return replace(tried, reason=str(error))
         return replace(tried, trials=(*tried.trials, trial))
@@ -152,7 +158,7 @@ def try_remedies(
 
 
 def _say_plan(bench: _Bench, count: int, seeds: int, pace: float) -> None:
-    span = bench.last - bench.fork.epoch
+    span = bench.span
     what = "1 remedy" if count == 1 else f"{count} remedies"
     least, most = 1 + count, seeds + count + (seeds - 1) * min(count, MOST_AHEAD)
     time = "" if math.isnan(pace) else f", up to {_time(most * span * pace)} at the run's own pace"
@@ -219,7 +225,7 @@ def _screened(bench: _Bench, ready: Sequence[Tried], seeds: int, number: int) ->
     what = "trying remedies" if number == 1 else f"on top of the best ({number})"
     controls = [] if bench.control.trials else [bench.control]
     runs = len(ready) + min(len(ready), MOST_AHEAD) * (seeds - 1) + seeds * len(controls)
-    with steps_progress(bench.console, what, runs, "runs") as bench.done:
+    with steps_progress(bench.console, what, runs * bench.span, "epochs") as bench.tell:
         ran = bench.run([*controls, *ready], 0)
         controls, first = ran[: len(controls)], ran[len(controls) :]
         ahead = sorted((each.reached for each in first if not each.reason), reverse=True)[:MOST_AHEAD]
