@@ -29,9 +29,8 @@ class Session:
     """
 
     def __init__(self, task: Task, members: int, kind: str = "auto", layout: Layout | None = None) -> None:
-        last = use_channels_last(caviar_net(task), task.inputs[: task.batch_size].cpu())
-        order = torch.channels_last if last else torch.contiguous_format
-        self._task = replace(task, inputs=task.inputs.contiguous(memory_format=order)) if last else task
+        order = _order(task)
+        self._task = replace(task, inputs=task.inputs.contiguous(memory_format=order))
         population = Population(
             lambda: caviar_net(task).to(task.inputs.device, memory_format=order),
             members,
@@ -88,6 +87,8 @@ def measure_memory(task: Task, members: int, layout: Layout) -> dict[str, int | 
 
     should: parameters, gradients, the optimiser's memory and one set of activations.
     """
+    inputs = task.inputs.contiguous(memory_format=_order(task)).clone()  # not mapped from a file: all in memory now
+    task = replace(task, inputs=inputs)
     Session(task, 1, layout=Layout(layout.kind, 1)).train(2)  # what the libraries take is there before
     with contextlib.closing(_Peak(task.inputs.device)) as peak:
         session = Session(task, members, layout=layout)
@@ -97,14 +98,15 @@ def measure_memory(task: Task, members: int, layout: Layout) -> dict[str, int | 
 
 
 def _should(session: Session, task: Task) -> int:
-    """Return what a population must hold; the batch, which predictions count for each member, only once."""
+    """Return what a population must hold."""
     inputs, labels = task.inputs[: task.batch_size].clone(), task.labels[: task.batch_size].clone()
-    layout, members = session.layout, len(session.population)
-    total = predict_memory(session.population.cohort, layout, inputs, labels).total
-    if task.work.bf16:
-        return total  # each member casts the batch to a copy of its own
-    together = min(members, layout.threads * (1 if layout.kind == "singles" else layout.size))
-    return total - inputs.nbytes * (together - 1)
+    fresh = session.population.select(range(len(session.population))).cohort
+    return predict_memory(fresh, session.layout, inputs, labels).total
+
+
+def _order(task: Task) -> torch.memory_format:
+    last = use_channels_last(caviar_net(task), task.inputs[: task.batch_size].cpu())
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def product_peak(device: torch.device) -> float:

@@ -1,6 +1,6 @@
 """Findings of many members, those of one code together."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from caviar.core.findings import SEVERITIES, Finding
@@ -51,6 +51,15 @@ def spans(numbers: Sequence[int]) -> str:
     for part in parts:
         words += [f"{part[0]} to {part[-1]}"] if len(part) > 2 else [str(number) for number in part]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def line_of(finding: Mapping[str, Any], total: int) -> str:
+    """Return what `Group.to_dict` or `Finding.to_dict` gave in one line; total: members of the run."""
+    members = finding.get("members", ())
+    words = members_in_words(members, total)
+    of = f" in {words}" if words else ""
+    worst = f"member {finding['member']}: " if len(members) > 1 else ""
+    return f"{finding['severity']} {finding['code']} {finding['title']}{of}: {worst}{finding['message']}"
 
 
 def members_in_words(members: Sequence[int], total: int) -> str:

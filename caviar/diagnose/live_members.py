@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from caviar.core.records import Record
 from caviar.diagnose.engine import Diagnosis, diagnose
 from caviar.diagnose.facts import Facts
-from caviar.diagnose.groups import Group, grouped, members_in_words
-from caviar.diagnose.live import COST_FACTOR, LEAST_SECONDS, worth_telling
+from caviar.diagnose.groups import Group, grouped, line_of
+from caviar.diagnose.live import LEAST_SECONDS, worth_telling
 from caviar.diagnose.story import Story, by_trial
+
+COST_FACTOR = 100.0
+"""Live rules rest for so many times as long as they took."""
 
 GROWN = 2
 """A finding is told again when so many times as many members have it."""
@@ -17,7 +20,7 @@ GROWN = 2
 class LiveMembers:
     """Takes in records of members as they come, and says what rules find in them: each finding once for many members.
 
-    Members are read one after another, each as soon as there is time for it: half a per cent of the time in all. Once
+    Members are read one after another, each as soon as there is time for it: one per cent of the time in all. Once
     all have been read it is told what two rounds in a row have found, and what is sure and grave at once. say: is given
     a line; None for silence until the end.
     """
@@ -50,7 +53,7 @@ class LiveMembers:
             began = time.monotonic()
             self._read_one()
             now = time.monotonic()
-            self._next = max(self._next, began) + COST_FACTOR * (now - began)
+            self._next += COST_FACTOR * (now - began)
             if not self._waiting:
                 self._next = max(self._next, now + LEAST_SECONDS)
 
@@ -90,12 +93,4 @@ class LiveMembers:
             count, before = max(1, len(group.members)), self._told.get(group.finding.code, 0)
             if self._say is not None and count >= GROWN * before and count > before:
                 self._told[group.finding.code] = count
-                self._say(group_line(group, len(self.stories)))
-
-
-def group_line(group: Group, total: int) -> str:
-    """Return a finding of several members in one line."""
-    finding, members = group.finding, members_in_words(group.members, total)
-    of = f" in {members}" if members else ""
-    worst = f"member {finding.member}: " if len(group.members) > 1 else ""
-    return f"{finding.severity} {finding.code} {finding.title}{of}: {worst}{finding.message}"
+                self._say(line_of(group.to_dict(), len(self.stories)))

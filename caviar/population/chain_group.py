@@ -37,7 +37,7 @@ class Group:
         self.start, self.num_members = start, len(cohort)
         self._links, self._loss = common.links, common.loss
         self._stored = {key: stored for link in common.links for key, stored in link.stored.items()}
-        like = next(tensor for tensor in cohort.weights.values() if tensor.is_floating_point())
+        like = next(tensor for tensor in cohort.weights.values() if tensor.is_floating_point()).new_empty(0)
         weights = _memory(like, len(cohort), self._stored)
         targets = _memory(like, len(cohort), self._stored) if has_targets(cohort) else weights
         self._slots = {

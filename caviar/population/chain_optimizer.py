@@ -35,7 +35,7 @@ class Optimized:
 
     def __init__(self, cohort: Cohort, stored: Mapping[str, Stored], slots: Mapping[str, Slot]) -> None:
         self.error_scale: Number = 1.0
-        self._cohort, self._stored, self._slots = cohort, stored, slots
+        self._cohort, self._stored, self._slots = cohort.without_numbers(), stored, slots
         self._absent: Tensor | None = None
         self._l1 = cohort.value("l1", cohort.regularization.l1)
         self._l2 = cohort.value("l2", cohort.regularization.l2)

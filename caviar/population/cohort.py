@@ -73,6 +73,10 @@ class Cohort:
             values={name: value[start:end] for name, value in self.values.items()},
         )
 
+    def without_numbers(self) -> "Cohort":
+        """Return the cohort with the weights' shapes and kinds alone (on torch's meta device): without their memory."""
+        return replace(self, weights={name: tensor.to("meta") for name, tensor in self.weights.items()})
+
     def value(self, name: str, otherwise: Any) -> Any:
         """Return the [members] tensor of a hyperparameter, or `otherwise` where the members do not differ in it."""
         return self.values.get(name, otherwise)

@@ -37,6 +37,7 @@ class Lowered:
     def __call__(self, inputs: Shared, context: Context) -> Tensor:
         """Return the outputs (members, batch, ...) of a batch."""
         values: dict[Any, Any] = {}
+        context.names = self.names
         batch = Signal(stack_of(inputs), isinstance(inputs, Views))
         for node in self._graph.nodes:
             if node.op == "output":

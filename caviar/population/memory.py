@@ -1,9 +1,13 @@
 """How much memory a cohort takes, before it is taken."""
 
-from typing import NamedTuple
+import weakref
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from caviar.optim.settings import OptimizerSettings
 from caviar.population.cohort import Cohort
@@ -38,13 +42,13 @@ class Memory(NamedTuple):
 def predict_memory(cohort: Cohort, layout: Layout, inputs: Shared, targets: Shared) -> Memory:
     """Return what a cohort laid out so will take for batches like this one.
 
-    Activations are what autograd keeps for one member's loss, measured, times the members that are computed at once.
+    Activations are what a step of one member holds at most, measured, times the members that are computed at once.
     """
     trained = {name for name, p in cohort.template.named_parameters() if p.requires_grad}
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in cohort.weights.items()}
     gradients = sum(size for name, size in sizes.items() if name in trained)
     together = layout.threads * (1 if layout.kind == "singles" else layout.size)
-    activations = saved_bytes(cohort, inputs, targets) * min(together, len(cohort))
+    activations = step_bytes(cohort, inputs, targets) * min(together, len(cohort))
     return Memory(sum(sizes.values()), gradients, gradients * slots_of(cohort.optimizer), activations)
 
 
@@ -55,26 +59,54 @@ def slots_of(settings: OptimizerSettings) -> int:
     return SLOTS.get(settings.name, 3)
 
 
-def saved_bytes(cohort: Cohort, inputs: Shared, targets: Shared) -> int:
-    """Return the bytes that autograd keeps between one member's forward and backward.
+def step_bytes(cohort: Cohort, inputs: Shared, targets: Shared) -> int:
+    """Return the most bytes that forward and backward of one member hold at once, counted in such a step.
 
-    Neither the weights nor the batch count: the one is counted elsewhere, the other common to all members.
+    Neither the weights, their gradients nor the batch count: the ones are counted elsewhere, the other common to all.
     """
     module = make_member(cohort.template, cohort.weights, 0).train()
     example, wanted = member_of(inputs, 0), member_of(targets, 0)
-    known = [example, wanted, *module.state_dict().values()]
-    own = {tensor.untyped_storage().data_ptr() for tensor in known}
-    seen: dict[int, int] = {}
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    loss = member_loss(cohort, 0)
+    with torch.random.fork_rng(devices=[]), Live([example, wanted, *module.state_dict().values()]) as live:
+        with torch.autocast(example.device.type, torch.bfloat16, enabled=cohort.autocast):
+            value = loss(module(example), wanted, None)
+        forward = live.most
+        torch.autograd.grad(value, trained, allow_unused=True)
+    return max(live.most - sum(parameter.nbytes for parameter in trained), forward)
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        member_loss(cohort, 0)(module(example), wanted, None)
-    return sum(seen.values())
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that torch makes and that somebody still holds; most: at any moment so far.
+
+    known: tensors that do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        results = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, Tensor):
+                self._count(tensor.untyped_storage())
+        return results
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place and place not in self._seen:
+            self._seen.add(place)
+            self._now += size
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._gone, place, size)
+
+    def _gone(self, place: int, size: int) -> None:
+        self._seen.discard(place)
+        self._now -= size
 
 
 def free_bytes(device: torch.device) -> int | None:

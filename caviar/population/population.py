@@ -136,6 +136,7 @@ class Population:
         self._executor, self.layout = executor, layout
         if self._remembered:
             executor.load(self._remembered)
+        self._remembered, self.cohort = {}, self.cohort.without_numbers()  # the executor has them
         return layout
 
     def step(
@@ -205,11 +206,12 @@ class Population:
         check_state(state, self.cohort)
         for generator, draws in zip(self.cohort.draws, state["draws"], strict=True):
             set_generator(generator, draws)
+        if self._executor is not None:
+            self._executor.load(state)
+            return
         weights = under(state, "model/")
         self.cohort = replace(self.cohort, weights={n: weights[n].clone() for n in self.cohort.weights})
         self._remembered = dict(state)
-        if self._executor is not None:
-            self._executor.load(state)
 
     def member(self, number: int) -> nn.Module:
         """Return a plain module with the weights and buffers that a member has now; a copy."""

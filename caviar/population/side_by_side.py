@@ -1,9 +1,11 @@
 """Parts of a cohort on threads of their own, each with one intra-op thread."""
 
+import ctypes
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -13,6 +15,25 @@ from caviar.population.views import Shared, slice_of
 
 AHEAD = 8
 """Steps that may wait for a thread: enough that none runs dry, few enough that batches do not fill memory."""
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+MALLOC: Final = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 1 << 28), (M_MMAP_THRESHOLD, 1 << 25))
+"""What glibc's malloc is told: see `share_freed_memory`."""
+
+
+@cache
+def share_freed_memory() -> bool:
+    """Have the process keep the memory that threads free, in one place for all of them; return whether that worked.
+
+    By itself glibc keeps an arena for each thread, and gives large blocks back to the system, which must clear them
+    again for the next step. For two conv nets side by side this took 1.8 times the memory, and 1.1 times the time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # another C library
+        return False
+    return all(mallopt(name, value) for name, value in MALLOC)
 
 
 class _Worker:
@@ -74,6 +95,7 @@ class SideBySide:
     draws_globally = False
 
     def __init__(self, parts: Sequence[Executor]) -> None:
+        share_freed_memory()
         self._parts = list(parts)
         self.num_members = sum(part.num_members for part in self._parts)
         ends = torch.tensor([part.num_members for part in self._parts]).cumsum(0).tolist()

@@ -77,7 +77,7 @@ class Stacked:
 
     def __init__(self, cohort: Cohort, lowered: Lowered) -> None:
         self.num_members = len(cohort)
-        self._cohort, self._lowered = cohort, lowered
+        self._cohort, self._lowered = cohort.without_numbers(), lowered
         template = dict(cohort.template.named_parameters())
         self._tensors: dict[str, Tensor] = {}
         for name in dict.fromkeys(lowered.names.values()):

@@ -50,6 +50,11 @@ class MembersEyes:
         for record in before:
             if (record.name, record.split) == ("batch_loss", "train") and record.trial in self._smoothers:
                 self._smoothers[record.trial].add(record.value)
+        if watcher is not None:  # steps of an epoch that a stop has cut in two
+            steps = [
+                {record.step for record in before if record.name == name} for name in ("weight_norm", "smoothed_loss")
+            ]
+            watcher.looks += sorted(steps[0] - steps[1])
         self._population: Population | None = None
         self._records: list[Record] = []
 

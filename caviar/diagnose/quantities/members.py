@@ -17,7 +17,7 @@ from caviar.diagnose.quantities.schedule import Schedule
 from caviar.diagnose.quantities.structure import modes
 from caviar.population import Cohort, Executor, Population, Step
 from caviar.population.lower import lower
-from caviar.population.memory import saved_bytes
+from caviar.population.memory import step_bytes
 from caviar.population.modules import copy_template, draws_globally
 from caviar.population.views import member_of
 
@@ -133,7 +133,7 @@ def subject_of(cohort: Cohort, plain: bool, step: Step, *, everything: bool) -> 
     if isinstance(lowered, str) or cumulative:
         lowered = None
     own = sum(tensor[0].nbytes for tensor in cohort.weights.values())
-    kept = saved_bytes(cohort, step.inputs, step.targets) + 2 * own
+    kept = step_bytes(cohort, step.inputs, step.targets) + 2 * own
     chunk = max(1, LOOK_BYTES // max(kept, 1))
     return Subject(layout, [names[id(p)] for p in layout.parameters], lowered, chunk, swaps, everything)
 

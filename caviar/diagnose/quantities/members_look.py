@@ -120,11 +120,10 @@ class Part:
 
     @torch.no_grad()
     def _copy(self, executor: Executor) -> None:
-        if not self._old:
-            like = self._cohort.weights
-            self._old = {name: torch.empty(t.shape, dtype=t.dtype, device=t.device) for name, t in like.items()}
         for first, live in executor.live():
             for name, tensor in live.items():
+                if name not in self._old:
+                    self._old[name] = tensor.new_empty(self._cohort.weights[name].shape)
                 self._old[name][first : first + len(tensor)].copy_(tensor)
 
     def _differentiate(self, step: Step, own: slice, kind: Kind) -> dict[int, Tensor]:
