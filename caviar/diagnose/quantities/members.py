@@ -1,6 +1,7 @@
 """The observer that looks inside some steps of a population, at all members at once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from caviar.diagnose.quantities.structure import modes
 from caviar.population import Cohort, Executor, Population, Step
 from caviar.population.lower import lower
 from caviar.population.memory import step_bytes
-from caviar.population.modules import copy_template, draws_globally
+from caviar.population.modules import copy_template, draws_globally, stack_weights
 from caviar.population.views import member_of
 
 LOOK_BYTES = 1 << 28
@@ -132,8 +133,9 @@ def subject_of(cohort: Cohort, plain: bool, step: Step, *, everything: bool) -> 
     cumulative = any(isinstance(module, _BatchNorm) and module.momentum is None for module in template.modules())
     if isinstance(lowered, str) or cumulative:
         lowered = None
-    own = sum(tensor[0].nbytes for tensor in cohort.weights.values())
-    kept = step_bytes(cohort, step.inputs, step.targets) + 2 * own
+    one = replace(cohort.slice(0, 1), weights=stack_weights([template]))  # the executor holds the members' own
+    own = sum(tensor.nbytes for tensor in one.weights.values())
+    kept = step_bytes(one, step.inputs, step.targets) + 2 * own
     chunk = max(1, LOOK_BYTES // max(kept, 1))
     return Subject(layout, [names[id(p)] for p in layout.parameters], lowered, chunk, swaps, everything)
 
