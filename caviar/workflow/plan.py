@@ -44,8 +44,6 @@ from caviar.workflow.source import InMemory, Progress, kind_of, open_source
 
 OVERLAP_ROWS = 5_000_000
 COMPILERS = ("g++", "clang++", "c++")
-PREPARED_BY = ("data", "preprocess", "augment", "loss")
-"""Sections that, beside the network's name, decide how examples are prepared (the loss: whether labels may mix)."""
 ROWS_TO_ADAPT_TO = 256
 """Training rows that initial weights which look at data are adapted to."""
 
@@ -140,10 +138,7 @@ def variant(plan: Plan, assignments: Sequence[str], module: nn.Module | None = N
     if (recipe.data, recipe.split) != (plan.recipe.data, plan.recipe.split):
         raise InputError("other data, or other splits, make another run: settings of [data] and [split] must stay.")
     resolve_loss(recipe.loss, plan.raw.task, len(plan.raw.classes))
-    resolved = resolve(recipe, plan.raw, plan.splits)
-    same = all(getattr(resolved, name) == getattr(plan.recipe, name) for name in PREPARED_BY)
-    same = same and resolved.model.name == plan.recipe.model.name
-    return _assemble(resolved, plan.raw, plan.splits, module, plan.device, plan.prepared if same else None)
+    return _assemble(resolve(recipe, plan.raw, plan.splits), plan.raw, plan.splits, module, plan.device)
 
 
 def _changed_data(recipe: Recipe, raw: RawData) -> str:
@@ -174,20 +169,12 @@ def complete(sparse: Sparse, memory: InMemory | None, model: nn.Module | None) -
     return validate(sparse, kind_of(first.data, memory))
 
 
-def _assemble(
-    recipe: Recipe,
-    raw: RawData,
-    splits: Splits,
-    given: nn.Module | None,
-    device: torch.device,
-    prepared: Prepared | None = None,
-) -> Plan:
+def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | None, device: torch.device) -> Plan:
     outputs = len(raw.classes) if raw.task == "classification" else 1
     own = isinstance(recipe.model, MLPSettings | ConvNetSettings)
     model = None if own else _foreign_model(recipe, given)
     convolves = isinstance(recipe.model, ConvNetSettings) or (model is not None and has_convolutions(model))
-    if prepared is None:
-        prepared = prepare(raw, splits, recipe, device, channels_last=convolves and raw.kind == "pictures")
+    prepared = prepare(raw, splits, recipe, device, channels_last=convolves and raw.kind == "pictures")
     example = prepared.prepare(example_batch(prepared, device))
     if model is None:
         assert isinstance(recipe.model, MLPSettings | ConvNetSettings)
