@@ -64,7 +64,7 @@ class _Bench:
         """Return a remedy on top of others, ready for its trials; None where it changes nothing."""
         settings = together(base, advice.settings)
         codes = advice.codes if advice.codes and number == 1 else self.codes
-        found = Tried(advice.do, settings, codes, (), round=number, everything=advice.do == ALL)
+        found = Tried(advice.do, settings, codes, (), round=number, everything=advice.do == ALL, own=advice.settings)
         try:
             plan = self.make(settings)
         except InputError as error:
@@ -192,7 +192,16 @@ def _rounds(bench: _Bench, advice: list[Advice], usual: list[Advice], seeds: int
         advice = _next_advice(bench, every, best, usual[:-1])
         if not advice:
             break
-    return every
+    return [*every, *_without_base(bench, every, seeds)]
+
+
+def _without_base(bench: _Bench, every: Sequence[Tried], seeds: int) -> list[Tried]:
+    """Try what mended most in a later round without what came before it: it may be all that was needed."""
+    best = _least(every)
+    if best is None or best.round == 1:
+        return []
+    alone = bench.tried(Advice(best.do, best.own), best.round + 1)
+    return [] if alone is None else _screened(bench, [alone], seeds, alone.round)
 
 
 def _least(every: Sequence[Tried]) -> Tried | None:
@@ -222,7 +231,7 @@ def _next_advice(bench: _Bench, every: Sequence[Tried], best: Tried | None, usua
 
 def _screened(bench: _Bench, ready: Sequence[Tried], seeds: int, number: int) -> list[Tried]:
     """Run each on the first seed, and those that do best there on all the others."""
-    what = "trying remedies" if number == 1 else f"on top of the best ({number})"
+    what = "trying remedies" if number == 1 else f"trying more, round {number}"
     controls = [] if bench.control.trials else [bench.control]
     runs = len(ready) + min(len(ready), MOST_AHEAD) * (seeds - 1) + seeds * len(controls)
     with steps_progress(bench.console, what, runs * bench.span, "epochs") as bench.tell:
