@@ -142,6 +142,69 @@ def _residual() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 48), *(_Residual() for _ in range(5)), nn.LayerNorm(48), nn.Linear(48, 10))
 
 
+class _ReZero(nn.Module):
+    """x + a f(x), where the number a begins at 0 (Bachlechner et al., 2020)."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        self.share = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add."""
+        return x + self.share * self.inside(x)  # type: ignore[no-any-return]
+
+
+class _ZeroNorm(nn.Module):
+    """A convolutional residual block whose last batch norm begins at 0 (Goyal et al., 2017)."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels),
+        )  # fmt: skip
+        nn.init.zeros_(self.inside[4].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add."""
+        return (x + self.inside(x)).relu()  # type: ignore[no-any-return]
+
+
+class _LowRank(nn.Module):
+    """A frozen, trained layer and a low-rank change that begins at 0 (LoRA: Hu et al., 2021)."""
+
+    def __init__(self, trained: nn.Linear, rank: int = 8) -> None:
+        super().__init__()
+        self.trained = trained.requires_grad_(False)
+        self.down = nn.Linear(trained.in_features, rank, bias=False)
+        self.up = nn.Linear(rank, trained.out_features, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add."""
+        return self.trained(x) + self.up(self.down(x))  # type: ignore[no-any-return]
+
+
+def _adapted(work: Work) -> Work:
+    """Learned on digits moved by 3; then low-rank layers beside, and a new head."""
+    labels = (work.data.train[1] + 3) % 10
+    first = replace(work, data=replace(work.data, train=(work.data.train[0], labels)), epochs=10)
+    train(first, build_optimizer(first), _Nobody())
+    layers = [_LowRank(layer) if isinstance(layer, nn.Linear) else layer for layer in work.model]  # type: ignore[attr-defined]
+    layers[-1] = nn.Linear(100, 10)
+    return replace(work, model=nn.Sequential(*layers), epochs=15, optimizer=adam(3e-3))
+
+
+def _rezero() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 48), *(_ReZero() for _ in range(4)), nn.Linear(48, 10))
+
+
+def _zero_norms() -> nn.Module:
+    stem = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*stem, *(_ZeroNorm() for _ in range(3)), nn.Flatten(), nn.Linear(1024, 10))
+
+
 def _selu() -> nn.Module:
     model = nn.Sequential(
         nn.Linear(64, 64), nn.SELU(), nn.Linear(64, 64), nn.SELU(), nn.AlphaDropout(0.05), nn.Linear(64, 10)
@@ -194,6 +257,9 @@ HEALTHY: list[SetUp] = [
     _healthy("selu", "digits mlp", _model(_selu)),
     _healthy("elu", "california mlp", _model(lambda: mlp([15, 64, 64, 1], nn.ELU))),
     _healthy("residual", "digits deep", _model(_residual)),
+    _healthy("numbers at 0 before branches", "digits mlp", _model(_rezero)),
+    _healthy("norms at 0 behind branches", "digits conv", _model(_zero_norms, augment=None)),
+    _healthy("low-rank changes", "digits mlp", _adapted),
     _healthy("attention", "digits mlp", _model(_Attention, optimizer=adam(2e-3))),
     _healthy("lstm", "digits mlp", _model(_Recurrent, optimizer=adam(3e-3))),
     _healthy("softmax regression", "digits mlp", _model(lambda: nn.Linear(64, 10), optimizer=adam(3e-3))),

@@ -143,12 +143,12 @@ def _group_lines(found: "RunDiagnosis", *, verbose: bool) -> list[str]:
     groups = [group for group in grouped(findings) if verbose or not group.finding.consequence_of]
     warned = {finding.member for finding in findings if finding.severity != "info" and finding.member is not None}
     lines = [
-        f"{found.folder.path} ({found.status}): {_counted(len(groups), 'kind')} of findings in {found.members} members "
-        f"from {found.num_records:,} records; {_counted(found.members - len(warned), 'member')} without a warning."
+        f"{found.folder.path} ({found.status}): {_counted(len(groups), 'kind')} of findings in {found.members} trials "
+        f"from {found.num_records:,} records; {_counted(found.members - len(warned), 'trial')} without a warning."
     ]
     for group in groups:
         lines += ["", *_one_group(found, group)]
-    lines += ["", f"One member by itself: caviar diagnose {shlex.quote(str(found.folder.path))} --trial N"]
+    lines += ["", f"One trial by itself: caviar diagnose {shlex.quote(str(found.folder.path))} --trial N"]
     silent: dict[tuple[str, str], list[int]] = {}
     for each in found.diagnosis.silent:
         silent.setdefault((each.code, each.reason), []).extend([] if each.member is None else [each.member])
@@ -162,7 +162,7 @@ def _one_group(found: "RunDiagnosis", group: "Group") -> list[str]:
     finding = group.finding
     lines = _finding_lines(found, finding, group.members)
     if len(group.members) > 1:
-        lines[1] = f"  Worst in member {finding.member}: {finding.message}"
+        lines[1] = f"  Worst in trial {finding.member}: {finding.message}"
     return lines
 
 
@@ -178,4 +178,4 @@ def _counted(count: int, what: str) -> str:
 
 
 def _member(member: int | None) -> str:
-    return f" of member {member}" if member else ""
+    return f" of trial {member}" if member else ""

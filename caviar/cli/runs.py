@@ -48,6 +48,8 @@ def _cells(line: "RunLine") -> list[str]:
     s = line.summary
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(s["created"])) if "created" in s else ""
     epoch = f"{s.get('epoch', '?')}/{s.get('epochs', '?')}" if s else ""
+    if "cohorts" in s and "cohort" in s and line.status != "finished":
+        epoch += f" of cohort {s['cohort']}/{len(s['cohorts'])}"
     metric = (s.get("metrics") or {}).get("metric") or _dev_metric(s.get("best") or {})
     dev = _number((s.get("best") or {}).get(f"dev_{metric}"))
     test = _number(((s.get("metrics") or {}).get(metric) or {}).get("value"))

@@ -39,6 +39,9 @@ def train(
     members: Annotated[
         int | None, typer.Option(help="Models that train together, each with a seed of its own; the best is kept.")
     ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validation: train without each of so many folds, and on all rows at once.")
+    ] = None,
     care: Annotated[
         bool, typer.Option("--care", help="When findings appear, go back, try remedies, and go on with one that helps.")
     ] = False,
@@ -62,7 +65,7 @@ def train(
 
     output = Output(as_json, quiet)
     changes = merge(
-        updates(epochs=epochs, seed=seed, device=device, members=members, care=care or None),
+        updates(epochs=epochs, seed=seed, device=device, members=members, folds=folds, care=care or None),
         *map(parse_assignment, assignments or []),
     )
     sparse, _ = describe(source, target, dev, test)
@@ -83,17 +86,19 @@ def train(
 
 def _show(output: Output, run: Any) -> None:
     from caviar.workflow.show import members_tables, report_tables
+    from caviar.workflow.show_folds import folds_tables
 
     summary, path = run.summary, run.path
     metrics, recipe = summary["metrics"], run.recipe
-    spread = members_tables(summary) if "trials" in summary else []
+    trained = folds_tables if "cross_validation" in summary else members_tables
+    spread = trained(summary) if "trials" in summary else []
     output.say(
         *spread,
         *report_tables(metrics),
         *_interventions(summary.get("interventions", [])),
         *_findings(path, summary.get("findings", []), len(summary.get("trials", []))),
-        f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ "
-        "(recipe.toml, records.sqlite, checkpoints/, bundle/, train.log).",
+        f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ (recipe.toml, "
+        f"records.sqlite, {'cohorts' if recipe.population.vary else 'checkpoints'}/, bundle/, train.log).",
         "Next:",
         *(f"  {line}" for line in _next_commands(path, recipe)),
     )
@@ -107,7 +112,7 @@ def _show(output: Output, run: Any) -> None:
         epochs_run=summary["epochs_run"],
         best=summary.get("best"),
         metrics=metrics,
-        **{key: summary[key] for key in ("spread", "trials") if key in summary},
+        **{key: summary[key] for key in ("spread", "trials", "cross_validation", "cohorts") if key in summary},
         findings=summary.get("findings", []),
         interventions=summary.get("interventions", []),
         notices=summary.get("notices", []),
@@ -136,10 +141,11 @@ def _next_commands(path: Path, recipe: Any) -> list[str]:
     new_data = {"table": "new.csv", "pictures": "new_pictures/", "arrays": "new.npy"}[recipe.data.kind]
     if recipe.data.source.startswith("sample:"):
         new_data = recipe.data.source
-    rate = recipe.optimizer.learning_rate / 3
+    rate, vary = recipe.optimizer.learning_rate / 3, recipe.population.vary
     runs_dir = "" if path.parent == Path("runs") else f" --runs-dir {shlex.quote(str(path.parent))}"
+    again = f"caviar train {shlex.quote(str(path / 'recipe.toml'))}{runs_dir} --set optimizer.learning_rate={rate:.1g}"
     return [
         f"caviar predict {shlex.quote(str(path / 'bundle'))} {new_data} --output predictions.csv",
-        f"caviar train {shlex.quote(str(path / 'recipe.toml'))}{runs_dir} --set optimizer.learning_rate={rate:.1g}",
+        *([] if vary else [again]),
         f"caviar runs{runs_dir}",
     ]

@@ -18,9 +18,8 @@ PROOF: Final = 1
 def check_version(kind: str, found: Any, supported: int, where: object) -> None:
     """Refuse a `kind` of file whose format version is missing, malformed or newer than `supported`."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise InputError(
-            f"{where}: not a caviar {kind}: its format version is {found!r}, expected a number from 1 to {supported}."
-        )
+        known = "1" if supported == 1 else f"a number from 1 to {supported}"
+        raise InputError(f"{where}: not a caviar {kind}: its format version is {found!r}, expected {known}.")
     if found > supported:
         raise InputError(
             f"{where}: this {kind} has format version {found}, written by a newer caviar; this one reads up to version "

@@ -7,6 +7,7 @@ runs/NAME/recipe.toml        the resolved recipe; training it again reproduces t
           facts.json         what findings may ask besides the records: task, classes, layers
           proof.json         what trying the remedies of findings came to, once that was asked for
           checkpoints/       states to resume from
+          cohorts/N/         checkpoints and bundle of one cohort, where members cannot all be stacked
           bundle/            what the run hands over, once finished
           train.log          messages
           lock               held by the process that trains; an OS lock, so a kill leaves nothing stale
@@ -99,6 +100,14 @@ class RunFolder:
     @property
     def bundle(self) -> Path:
         return self.path / "bundle"
+
+    @property
+    def cohorts(self) -> Path:
+        return self.path / "cohorts"
+
+    def cohort(self, number: int) -> "RunFolder":
+        """Return the folder of a cohort, counted from 1: its own are checkpoints and bundle."""
+        return RunFolder(self.cohorts / str(number))
 
     @property
     def log(self) -> Path:

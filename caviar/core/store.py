@@ -54,6 +54,10 @@ class Store:
 
     def _prepare(self, read_only: bool) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if read_only and not found and not self.path.stat().st_size:
+            raise InputError(
+                f"{self.path}: the record store is empty: nothing was recorded, or the file was cut short."
+            )
         if read_only or found:
             check_version("record store", found, STORE, self.path)
         if read_only:
@@ -140,10 +144,14 @@ class Store:
             found = [{"time": t, "step": s, "kind": k, **json.loads(d)} for t, s, k, d in rows]
         return [event for event in found if kind in (None, event["kind"])]
 
-    def delete_after(self, step: int) -> int:
-        """Delete the records of steps after `step` (a resume does this first) and return how many there were."""
+    def delete_after(self, step: int, trials: Iterable[int] | None = None) -> int:
+        """Delete the records of steps after `step` (a resume does this first) and return how many there were.
+
+        trials: of these only.
+        """
+        clause = "" if trials is None else f" AND series IN (SELECT id FROM series WHERE trial IN ({_listed(trials)}))"
         with self._transaction():
-            return self._connection.execute("DELETE FROM points WHERE step > ?", (step,)).rowcount
+            return self._connection.execute(f"DELETE FROM points WHERE step > ?{clause}", (step,)).rowcount
 
     def close(self) -> None:
         self._connection.close()
@@ -155,12 +163,18 @@ class Store:
         self.close()
 
 
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(str(int(number)) for number in numbers)
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what SQLite says about a file it cannot open or read into an InputError."""
     try:
         yield
     except sqlite3.OperationalError as error:
+        if str(error).startswith("no such"):
+            raise InputError(f"{path}: the record store is damaged ({error}), and cannot be read.") from error
         raise InputError(
             f"{path}: the record store cannot be opened ({error}). Check that its folder may be written to, "
             "and that the disk has room."

@@ -10,6 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from caviar.diagnose.checks_setup import Outcome, failed, passed, skipped
 from caviar.diagnose.checks_subject import Subject
+from caviar.diagnose.quantities.fresh import looks_fresh
 from caviar.nn.gradient_check import ParameterCheck, check_gradients
 from caviar.nn.probe import first_tensor
 
@@ -22,13 +23,6 @@ NAMES: Final = 5
 """A sentence lists at most so many layers."""
 STEEP: Final = 1e4
 """Gradients at the first and the last layer this many times apart vanish, or explode, on their way."""
-FRESH_ROWS: Final = 8
-"""A weight of fewer rows or columns is too small to be called fresh or learned."""
-MOST_ROWS: Final = 512
-STANDS_OUT: Final = 1.1
-"""A singular value so many times the largest of random weights has been learned."""
-FITS: Final = 1.95
-"""Largest distance of two distribution functions, times the root of the number of entries, that chance makes."""
 
 
 def check_numeric(subject: Subject) -> Outcome:
@@ -119,7 +113,7 @@ def check_frozen(subject: Subject) -> Outcome:
     frozen = [(name, each) for name, each in subject.setup.model.named_parameters() if not each.requires_grad]
     if not frozen:
         return passed("nothing is frozen.", frozen=[], fresh=[])
-    fresh = [name for name, each in frozen if _is_fresh(each.detach())]
+    fresh = [name for name, each in frozen if looks_fresh(each.detach())]
     numbers = {"frozen": [name for name, _ in frozen], "fresh": fresh}
     if fresh:
         return failed(
@@ -128,33 +122,6 @@ def check_frozen(subject: Subject) -> Outcome:
             **numbers,
         )
     return passed(f"{len(frozen)} frozen parameters hold learned weights: {some(numbers['frozen'])}.", **numbers)
-
-
-def _is_fresh(weight: Tensor) -> bool:
-    """Whether a weight looks drawn at random: uniform, normal or cut normal, and no direction that stands out.
-
-    Training adds a few strong directions. The largest singular value of n rows of k random entries with standard
-    deviation s is about s (sqrt(n) + sqrt(k)) (Marchenko and Pastur, 1967).
-    """
-    if weight.dim() < 2 or len(weight) < FRESH_ROWS or weight[0].numel() < FRESH_ROWS:
-        return False
-    rows = weight.double().flatten(1)[:MOST_ROWS, :MOST_ROWS]
-    entries = rows.flatten().sort().values
-    if float(entries[0]) == float(entries[-1]):
-        return True
-    edge = float(entries.std()) * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
-    if float(torch.linalg.matrix_norm(rows, 2)) > STANDS_OUT * edge:
-        return False
-    size = float(torch.maximum(-entries[0], entries[-1])) * (1 + 1 / len(entries))
-    normal = torch.special.ndtr((entries - entries.mean()) / entries.std())
-    cut, low = torch.special.ndtr(2 * entries / size), float(torch.special.ndtr(torch.tensor(-2.0)))  # at two sigma
-    return any(map(_fits, ((entries / size + 1) / 2, normal, (cut - low) / (1 - 2 * low))))
-
-
-def _fits(shares: Tensor) -> bool:
-    """Whether sorted numbers are uniform from 0 to 1, by the test of Kolmogorov and Smirnov at about 0.1%."""
-    ranks = torch.arange(1, len(shares) + 1, dtype=torch.float64, device=shares.device) / len(shares)
-    return float((ranks - shares).abs().max()) * math.sqrt(len(shares)) < FITS
 
 
 class Depth(NamedTuple):

@@ -58,14 +58,14 @@ def line_of(finding: Mapping[str, Any], total: int) -> str:
     members = finding.get("members", ())
     words = members_in_words(members, total)
     of = f" in {words}" if words else ""
-    worst = f"member {finding['member']}: " if len(members) > 1 else ""
+    worst = f"trial {finding['member']}: " if len(members) > 1 else ""
     return f"{finding['severity']} {finding['code']} {finding['title']}{of}: {worst}{finding['message']}"
 
 
 def members_in_words(members: Sequence[int], total: int) -> str:
-    """Write which of all members: "all 32 members", "member 3", "7 of 32 members (25 to 31)"; "" for none."""
+    """Write which of all members: "all 32 trials", "trial 3", "7 of 32 trials (25 to 31)"; "" for none."""
     if not members:
         return ""
     if len(members) == total:
-        return f"all {total} members"
-    return f"member {members[0]}" if len(members) == 1 else f"{len(members)} of {total} members ({spans(members)})"
+        return f"all {total} trials"
+    return f"trial {members[0]}" if len(members) == 1 else f"{len(members)} of {total} trials ({spans(members)})"

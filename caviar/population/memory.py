@@ -68,7 +68,8 @@ def step_bytes(cohort: Cohort, inputs: Shared, targets: Shared) -> int:
     example, wanted = member_of(inputs, 0), member_of(targets, 0)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     loss = member_loss(cohort, 0)
-    with torch.random.fork_rng(devices=[]), Live([example, wanted, *module.state_dict().values()]) as live:
+    live = Live([example, wanted, *module.state_dict().values()])
+    with torch.random.fork_rng(devices=[]), live:
         with torch.autocast(example.device.type, torch.bfloat16, enabled=cohort.autocast):
             value = loss(module(example), wanted, None)
         forward = live.most
@@ -76,15 +77,16 @@ def step_bytes(cohort: Cohort, inputs: Shared, targets: Shared) -> int:
     return max(live.most - sum(parameter.nbytes for parameter in trained), forward)
 
 
-class Live(TorchDispatchMode):
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that torch makes and that somebody still holds; most: at any moment so far.
 
     known: tensors that do not count.
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.most = self._now = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most: int = 0
+        self._now: int = 0
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
 
     def __torch_dispatch__(
@@ -143,11 +145,12 @@ def fitting(cohort: Cohort, layouts: list[Layout], inputs: Shared, targets: Shar
 def describe_memory(memory: Memory) -> str:
     """Say in words what a population takes."""
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimiser": memory.optimizer}
-    named = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
-    return f"{_size(memory.total)} of memory ({named}, activations {_size(memory.activations)})"
+    named = ", ".join(f"{name} {describe_size(size)}" for name, size in parts.items())
+    return f"{describe_size(memory.total)} of memory ({named}, activations {describe_size(memory.activations)})"
 
 
-def _size(count: int) -> str:
+def describe_size(count: int) -> str:
+    """Write a number of bytes with its unit."""
     for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

@@ -1,6 +1,7 @@
 """What a recipe says about training many models at once: the section [population]."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from caviar.core.settings import Auto, NoneWord, Settings
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Kind = Literal["singles", "stacked", "chain"]
+Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class PopulationSettings(Settings):
@@ -17,11 +21,15 @@ class PopulationSettings(Settings):
 
     members: Annotated[int, Field(ge=1, le=100_000)] = 1
     """models that train together, each with weights and dropout of its own"""
-    executor: Auto | Literal["singles", "stacked", "chain"] = "auto"
+    folds: NoneWord | Annotated[int, Field(ge=2, le=1000)] = "none"
+    """cross-validation: every member is trained once without each fold, which judges it, and once on all folds"""
+    vary: dict[str, Any] = Field(default_factory=dict)
+    """any other settings in which members differ: { "training.batch_size" = [32, 64] }, one for each member"""
+    executor: Auto | Kind | tuple[Kind, ...] = "auto"
     """singles (one module each), stacked (one stack of tensors), chain (a stack without autograd); auto: the fastest"""
-    size: Auto | Annotated[int, Field(ge=1)] = "auto"
+    size: Auto | Count | tuple[Count, ...] = "auto"
     """members that an executor holds at a time; auto: chosen by timing"""
-    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    threads: Auto | Threads | tuple[Threads, ...] = "auto"
     """executors that run at once, each on one CPU thread; auto: chosen by timing"""
     learning_rate: NoneWord | tuple[Positive, ...] = "none"
     """one for each member, in place of optimizer.learning_rate"""
@@ -56,7 +64,12 @@ class PopulationSettings(Settings):
         return {name: value for name, value in found.items() if value != "none"}
 
     def check(self) -> None:
-        """Refuse lists of another length than there are members."""
+        """Refuse lists of another length than there are members, and folds of members that cannot be stacked."""
+        if self.vary and self.folds != "none":
+            raise InputError(
+                "population.folds and population.vary are not for one run: folds are of members that can be stacked. "
+                "Leave one of them out; lists such as population.learning_rate may go with folds."
+            )
         for name, values in self.lists().items():
             if len(values) != self.members:
                 raise InputError(
@@ -65,11 +78,31 @@ class PopulationSettings(Settings):
                 )
 
     @property
+    def views(self) -> int:
+        """How often every member is trained: once, or with k folds once without each of them and once on all."""
+        return self.folds + 1 if isinstance(self.folds, int) else 1
+
+    @property
+    def trials(self) -> int:
+        """How many models train in all; member m without fold f is trial m * views + f, and on all folds the last."""
+        return self.members * self.views
+
+    def trials_of(self, members: Iterable[int]) -> tuple[int, ...]:
+        """Return the numbers of the models that some members are trained as."""
+        return tuple(member * self.views + view for member in members for view in range(self.views))
+
+    def trial_lists(self) -> dict[str, tuple[float, ...]]:
+        """Return the hyperparameters in which members differ, by name, with one entry for each trial."""
+        return {name: tuple(v for v in values for _ in range(self.views)) for name, values in self.lists().items()}
+
+    @property
     def is_one(self) -> bool:
         """Whether this is the training of a single model, without anything of its own."""
-        return self.members == 1 and not self.lists()
+        return self.trials == 1 and not self.lists() and not self.vary
 
 
 HYPERPARAMETERS = tuple(
-    name for name in PopulationSettings.model_fields if name not in ("members", "executor", "size", "threads")
+    name
+    for name in PopulationSettings.model_fields
+    if name not in ("members", "folds", "vary", "executor", "size", "threads")
 )

@@ -97,6 +97,12 @@ class Recipe(Settings):
             return model.model_copy(update={"arguments": plain_value(model.arguments)})
         return model
 
+    @field_validator("population")
+    @classmethod
+    def _writable_values(cls, population: PopulationSettings) -> PopulationSettings:
+        """Do the same with the values of members."""
+        return population.model_copy(update={"vary": plain_value(population.vary)}) if population.vary else population
+
 
 def _by_name(*kinds: type[Settings]) -> dict[str, type[Settings]]:
     return {kind.model_fields["name"].get_default() or CODE: kind for kind in kinds}

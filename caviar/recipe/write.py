@@ -39,7 +39,7 @@ def dump(recipe: Recipe, comments: bool = True) -> str:
 
 
 def _lines(settings: Settings, names: list[str], comments: bool) -> list[str]:
-    pairs = [f"{toml_key(name)} = {toml_value(getattr(settings, name))}" for name in names]
+    pairs = [_pair(toml_key(name), getattr(settings, name)) for name in names]
     if not comments:
         return pairs
     width = max((len(pair) for pair in pairs if len(pair) <= _ASIDE), default=0)
@@ -52,6 +52,21 @@ def _lines(settings: Settings, names: list[str], comments: bool) -> list[str]:
         first, *more = _comment(about, width + 2)
         lines += [f"{pair:<{width}}  {first}", *(" " * (width + 2) + line for line in more)]
     return lines
+
+
+def _pair(key: str, value: Any) -> str:
+    """Write key and value on one line; of a table too long for it, each key on its own, and lists entry by entry."""
+    line = f"{key} = {toml_value(value)}"
+    if len(line) <= LINE_LENGTH or not isinstance(value, Mapping):
+        return line
+    return "\n".join(_entries(f"{key}.{toml_key(inner)}", entry) for inner, entry in value.items())
+
+
+def _entries(key: str, value: Any) -> str:
+    line = f"{key} = {toml_value(value)}"
+    if len(line) <= LINE_LENGTH or not isinstance(value, list | tuple):
+        return line
+    return "\n".join([f"{key} = [", *(f"  {toml_value(entry)}," for entry in value), "]"])
 
 
 @cache  # finding the width takes many tries, and every run writes the same comments

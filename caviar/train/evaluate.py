@@ -11,6 +11,8 @@ from caviar.core.examples import Examples
 from caviar.train.metrics import confusion_matrix
 
 EVALUATION_BATCH = 1000
+MEMBERS_BATCH = 250
+"""Examples that all members of a population are evaluated on at a time."""
 
 Prepare = Callable[[Tensor], Tensor]
 """Turns stored inputs of a batch into what the network takes, on the device."""

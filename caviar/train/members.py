@@ -17,15 +17,16 @@ from caviar.core.seeds import generator_for
 from caviar.optim import is_better
 from caviar.optim.lists import Number
 from caviar.population import Population, Step
+from caviar.population.views import Shared
 from caviar.train.batching import batch_bounds, epoch_rows, gather
 from caviar.train.checkpoints import Checkpoints
-from caviar.train.evaluate import Prepare, batches
+from caviar.train.evaluate import MEMBERS_BATCH, Prepare, batches
+from caviar.train.folds import Folds, evaluate_views, seen
 from caviar.train.loop import EXPLODED, MID_EPOCH_FACTOR, MID_EPOCH_SECONDS, StopRequest
 from caviar.train.saving import Saver
 from caviar.train.state import Metric
 
-EVALUATION_BATCH = 250
-"""Examples that all members are evaluated on at a time."""
+NUMBERS = ("best", "dev_loss", "dev_metric")
 
 MOST_COUNTS = 4_000_000
 """Numbers in the confusion matrices of all members; of more classes they are not kept."""
@@ -39,7 +40,7 @@ class MembersJob:
 
     schedule, momentum: at a step counted from 0, a number or one for each trial. loss_per_example: from outputs
     (members, batch, ...) and targets (batch,) to (members, batch). example_weights: (trials, stored rows of train), or
-    None.
+    None. folds: what trials hold out, in place of dev; or None.
     """
 
     schedule: Callable[[int], Number]
@@ -59,17 +60,23 @@ class MembersJob:
     augment: Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
     momentum: Callable[[int], Number] | None = None
     example_weights: Tensor | None = None
+    folds: Folds | None = None
 
 
 @dataclass
 class Trial:
-    """How one member fares. best: its best value on dev, at best_epoch (0: none yet); at_step: when its fate came."""
+    """How one member fares. best: its best value on dev, at best_epoch (0: none yet); at_step: when its fate came.
+
+    dev_loss, dev_metric: what it last came to on dev.
+    """
 
     fate: Fate = "training"
     waited: int = 0
     best_epoch: int = 0
     best: float = math.nan
     at_step: int = 0
+    dev_loss: float = math.nan
+    dev_metric: float = math.nan
 
 
 @dataclass
@@ -185,24 +192,41 @@ def _train(
         if stop.requested and not done:
             population.close()
             return False
+    finish_state(state, job)
+    population.close()
+    return True
+
+
+def finish_state(state: MembersState, job: MembersJob) -> bool:
+    """Whether training has come to its end; who still trained then has finished."""
+    if state.alive and state.epoch <= job.epochs:
+        return False
     for number in state.alive:
         state.trials[number].fate, state.trials[number].at_step = "finished", state.step
-    population.close()
     return True
 
 
 def make_step(job: MembersJob, state: MembersState, rows: Tensor) -> Step:
     """Fetch a batch and say what the schedules want: the step that all members take."""
-    inputs, targets = gather(job.train, job.device, rows)
+    stored, targets = gather(job.train, job.device, rows)
     if job.augment is not None:
         generator = generator_for(job.seed, "augment", state.epoch, state.batch)
-        inputs, targets = job.augment(inputs, targets, generator)
-    weights = None
+        stored, targets = job.augment(stored, targets, generator)
     alive = state.alive
-    if job.example_weights is not None:
-        weights = job.example_weights[alive][:, rows.to(job.example_weights.device).long()].to(job.device)
+    weights = None if job.example_weights is None else _weights(job.example_weights, alive, rows).to(job.device)
+    batch: tuple[Shared, Shared]
+    if job.folds is None:
+        batch = job.prepare(stored), targets
+    else:
+        batch = seen(job.folds, alive, rows, stored, targets, job.device)
     momentum = None if job.momentum is None else _of(job.momentum(state.step), alive)
-    return Step(job.prepare(inputs), targets, weights, _of(job.schedule(state.step), alive), momentum)
+    return Step(*batch, weights, _of(job.schedule(state.step), alive), momentum)
+
+
+def _weights(weights: Tensor, alive: list[int], rows: Tensor) -> Tensor:
+    """Return the weights (trials that train, rows) of some stored rows."""
+    found = weights.index_select(1, rows.to(weights.device))
+    return found if len(alive) == len(weights) else found[alive]
 
 
 def trial_steps(job: MembersJob, state: MembersState, count: int = 3) -> list[Step]:
@@ -223,10 +247,10 @@ def _finish_epoch(
     """Evaluate dev, note each member's best, decide fates, move the state to the start of the next epoch."""
     alive = state.alive
     losses = torch.cat([*state.losses, population.losses()]).double()
-    sizes = torch.tensor([end - start for start, end in bounds], dtype=torch.float64)
-    train_loss = (losses * sizes.unsqueeze(1)).sum(dim=0) / sizes.sum()
+    sizes = _batch_sizes(job, state, bounds)
+    train_loss = (losses * sizes).sum(dim=0) / sizes.sum(dim=0)
     confusions: list[Tensor] = []
-    dev_loss, metric = evaluate_members(job, population, job.dev, confusions)
+    dev_loss, metric = _evaluate_dev(job, population, state, confusions)
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]
@@ -240,11 +264,13 @@ def _finish_epoch(
     for place, trial in enumerate(trials):
         if better[place]:
             trial.best_epoch, trial.best = state.epoch, float(value[place])
+        trial.dev_loss, trial.dev_metric = float(dev_loss[place]), float(metric[place])
         trial.waited = 0 if better[place] else trial.waited + 1
         if diverged[place]:
             trial.fate, trial.at_step = "diverged", state.step
-        elif job.patience is not None and trial.waited >= job.patience:
+        elif job.patience is not None and trial.waited >= job.patience and not _is_whole(job, alive[place]):
             trial.fate, trial.at_step = "stopped early", state.step
+    _end_wholes(job, state)
     if bool(better.any()):
         state.best_step = state.step
     rates = torch.as_tensor(_of(job.schedule(state.step - 1), alive), dtype=torch.float64).expand(len(alive))
@@ -254,6 +280,48 @@ def _finish_epoch(
     state.epoch += 1
     state.batch, state.losses = 0, []
     return facts
+
+
+def _batch_sizes(job: MembersJob, state: MembersState, bounds: list[tuple[int, int]]) -> Tensor:
+    """Return how much each batch of the epoch counts for each trial that trains: (batches, 1) or (batches, trials)."""
+    if job.example_weights is None:
+        return torch.tensor([end - start for start, end in bounds], dtype=torch.float64).unsqueeze(1)
+    weights = _weights(job.example_weights, state.alive, epoch_rows(job.train, job.seed, state.epoch))
+    return torch.stack([weights[:, start:end].sum(dim=1) for start, end in bounds]).double().cpu()
+
+
+def _evaluate_dev(
+    job: MembersJob, population: Population, state: MembersState, confusions: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return loss and metric of every trial that trains on what judges it: dev, its fold, or the mean over folds."""
+    if job.folds is None:
+        return evaluate_members(job, population, job.dev, confusions)
+    alive = state.alive
+    loss, metric = evaluate_views(job, population, job.folds, alive, lambda view: view.train, job.folds.held_out)
+    now = {trial: place for place, trial in enumerate(alive)}
+    for whole in (trial for trial in alive if job.folds.is_whole(trial)):
+        others = job.folds.others(whole)
+        gone = [state.trials[other] for other in others if other not in now]
+        here = [now[other] for other in others if other in now]
+        lost = any(trial.fate == "diverged" for trial in gone)
+        for found, last in ((loss, [t.dev_loss for t in gone]), (metric, [t.dev_metric for t in gone])):
+            values = [*found[here].tolist(), *last]
+            found[now[whole]] = math.nan if lost else sum(values) / len(values)
+    return loss, metric
+
+
+def _is_whole(job: MembersJob, trial: int) -> bool:
+    return job.folds is not None and job.folds.is_whole(trial)
+
+
+def _end_wholes(job: MembersJob, state: MembersState) -> None:
+    """Let members that train on all folds leave once no fold is left to judge them."""
+    for whole in (trial for trial in state.alive if _is_whole(job, trial)):
+        assert job.folds is not None
+        fates = {state.trials[other].fate for other in job.folds.others(whole)}
+        if "training" not in fates:
+            fate: Fate = "stopped early" if "stopped early" in fates else "diverged"
+            state.trials[whole].fate, state.trials[whole].at_step = fate, state.step
 
 
 def _remember(state: MembersState, current: dict[str, Tensor], alive: list[int], better: Tensor) -> None:
@@ -294,7 +362,7 @@ def evaluate_members(
     total = torch.zeros(len(population), dtype=torch.float64)
     hits, squares = torch.zeros_like(total), torch.zeros_like(total)
     y = y2 = 0.0
-    for stored, targets in batches(examples, EVALUATION_BATCH):
+    for stored, targets in batches(examples, MEMBERS_BATCH):
         labels = targets.to(job.device)
         outputs = population.outputs(job.prepare(stored.to(job.device)))
         total += job.loss_per_example(outputs, labels).double().sum(dim=1).cpu()
@@ -345,7 +413,9 @@ def unpack_members(checkpoint: Checkpoint, population: Population) -> tuple[Popu
     """
     data = checkpoint.data
     try:
-        trials = [Trial(**{**words, "best": float(words["best"])}) for words in data["trials"]]
+        trials = [
+            Trial(**words | {name: float(words[name]) for name in NUMBERS if name in words}) for words in data["trials"]
+        ]
         members = [int(number) for number in data["members"]]
         losses = checkpoint.tensors["losses"]
     except (KeyError, TypeError, ValueError) as error:
@@ -361,7 +431,11 @@ def unpack_members(checkpoint: Checkpoint, population: Population) -> tuple[Popu
 
 
 def _words(trial: Trial) -> dict[str, Any]:
-    return {**vars(trial), "best": trial.best if math.isfinite(trial.best) else str(trial.best)}
+    return {name: _word(value) for name, value in vars(trial).items()}
+
+
+def _word(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -7,8 +7,7 @@ from caviar.core.examples import Splits
 from caviar.data.raw import RawData
 from caviar.data.splits import make_splits
 from caviar.recipe import Recipe, Sparse
-from caviar.workflow.plan import complete
-from caviar.workflow.resolve import resolve
+from caviar.workflow.plan import complete_members, resolve_members
 from caviar.workflow.source import Progress, open_source
 
 
@@ -22,7 +21,8 @@ class Completed(NamedTuple):
 
 def complete_recipe(sparse: Sparse, progress: Progress | None = None) -> Completed:
     """Read the data that a sparse recipe names and replace every "auto" by the choice that training would make."""
-    recipe = complete(sparse, None, None)
+    members, population = complete_members(sparse, None, None)
+    recipe = members[0]
     resolve_device(recipe.device.name)
     raw = open_source(recipe.data, recipe.split, None, progress)
     splits = make_splits(
@@ -35,4 +35,4 @@ def complete_recipe(sparse: Sparse, progress: Progress | None = None) -> Complet
         groups=raw.groups,
         class_names=raw.classes,
     )
-    return Completed(resolve(recipe, raw, splits), raw, splits)
+    return Completed(resolve_members(members, population, raw, splits), raw, splits)

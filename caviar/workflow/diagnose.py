@@ -14,7 +14,7 @@ from caviar.core.store import Store
 from caviar.diagnose.engine import Diagnosis, diagnose
 from caviar.diagnose.facts import Facts, merged
 from caviar.diagnose.groups import spans
-from caviar.diagnose.story import stories
+from caviar.diagnose.story import Story, stories
 from caviar.recipe import Recipe, read_recipe, validate
 
 FATES = ("diverged", "stopped_early")
@@ -55,9 +55,9 @@ def diagnose_run(path: str | Path, trial: int | None = None) -> RunDiagnosis:
         known = f"There are records of {_numbered(numbers)}." if numbers else "There are no records yet."
         raise InputError(f"{path} has no records of trial {trial}. {known}")
     shared = facts_of_run(folder, recipe)
-    fates = _fates(events, max((record.step for record in records), default=0))
     own = facts_of_trials(folder, shared)
     told = stories(records, shared, finished=status == "finished", failed=status == "failed")
+    fates = _fates(events, told)
     for number, story in told.items():
         story.facts = own.get(number, shared)
         if number in fates:
@@ -70,15 +70,13 @@ def _numbered(trials: Sequence[int]) -> str:
     return f"trial {trials[0]} only" if len(trials) == 1 else f"trials {spans(trials)}"
 
 
-def _fates(events: Iterable[Mapping[str, Any]], last_step: int) -> dict[int, str]:
-    """Return what became of the members that have left; what a resume has undone does not count."""
-    found: dict[int, tuple[str, int]] = {}
-    for event in events:
-        if event["kind"] == "resumed":
-            found = {trial: fate for trial, fate in found.items() if fate[1] <= event["step"]}
-        elif event["kind"] in FATES and isinstance(event.get("trial"), int) and event["step"] <= last_step:
-            found[event["trial"]] = (event["kind"].replace("_", " "), event["step"])
-    return {trial: fate for trial, (fate, _) in found.items()}
+def _fates(events: Iterable[Mapping[str, Any]], told: Mapping[int, Story]) -> dict[int, str]:
+    """Return what became of the members that have left; a member's last records are those of the epoch it left in."""
+    return {
+        event["trial"]: event["kind"].replace("_", " ")
+        for event in events
+        if event["kind"] in FATES and event.get("trial") in told and told[event["trial"]].last_step == event["step"]
+    }
 
 
 def _status(folder: RunFolder) -> str:

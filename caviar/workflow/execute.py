@@ -13,12 +13,15 @@ from caviar.core.errors import CaviarError, DivergedError, InputError, Interrupt
 from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
+from caviar.diagnose.groups import grouped
 from caviar.recipe import Recipe
 from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import StopRequest, isolated_randomness
 from caviar.train.members import MembersState
 from caviar.train.state import State
 from caviar.workflow.care import train_with_care
+from caviar.workflow.diagnose import diagnose_run
+from caviar.workflow.execute_cohorts import train_cohorts
 from caviar.workflow.execute_members import finish_population, train_population
 from caviar.workflow.hand_over import finish
 from caviar.workflow.job import build_job
@@ -27,6 +30,7 @@ from caviar.workflow.plan import Plan
 from caviar.workflow.run import Run
 from caviar.workflow.signals import stop_on_signals
 from caviar.workflow.train_once import reason_of, train_plainly
+from caviar.workflow.words import how_to_resume
 
 
 def execute(
@@ -47,7 +51,8 @@ def execute(
             log.write("resumed" if resumed else "started")
             for notice in plan.notices:
                 log.write(f"note: {notice}")
-            train_run = _train if recipe.population.is_one else _train_members
+            population = recipe.population
+            train_run = _train if population.is_one else _train_cohorts if population.vary else _train_members
             train_run(plan, folder, store, log, start, stop, console, resumed)
     except Interrupted:
         raise
@@ -55,7 +60,7 @@ def execute(
         message = f"stopped at once; what was saved is kept. Go on with: {how_to_resume(recipe, folder.path)}"
         raise Interrupted(message) from error
     except (OSError, sqlite3.Error, CaviarError) as error:
-        if not resumed and not Checkpoints(folder.checkpoints).steps():
+        if not resumed and not _has_saved(folder):
             owned.discard()
             raise InputError(
                 f"{folder.path}: the run cannot begin: {reason_of(error)}. Nothing of it is left. "
@@ -114,25 +119,43 @@ def _train_members(
     log.write("finished")
 
 
-def _interrupted(plan: Plan, folder: RunFolder, store: Store, log: RunLog, state: State | MembersState) -> None:
+def _train_cohorts(
+    plan: Plan,
+    folder: RunFolder,
+    store: Store,
+    log: RunLog,
+    start: Checkpoint | None,  # noqa: ARG001 (each cohort has its own)
+    stop: StopRequest,
+    console: Console,
+    resumed: bool,
+) -> None:
+    state, stopped_in = train_cohorts(plan, folder, store, log, stop, console, resumed)
+    if stopped_in:
+        _interrupted(plan, folder, store, log, state, f" of {stopped_in}")
+    store.add_event(state.step, "finished")
+    folder.write_summary(status="finished")
+    if plan.recipe.watch.findings != "none":
+        found = diagnose_run(folder.path).diagnosis
+        folder.write_summary(findings=[group.to_dict() for group in grouped(found.findings)])
+    log.write("finished")
+
+
+def _has_saved(folder: RunFolder) -> bool:
+    places = [folder, *map(RunFolder, folder.cohorts.glob("*"))]
+    return any(Checkpoints(place.checkpoints).steps() for place in places)
+
+
+def _interrupted(
+    plan: Plan, folder: RunFolder, store: Store, log: RunLog, state: State | MembersState, where: str = ""
+) -> None:
     """Leave word of a stop that was asked for, and raise it."""
     store.add_event(state.step, "interrupted")
     folder.write_summary(status="interrupted")
-    log.write(f"interrupted after step {state.step}")
+    log.write(f"interrupted after step {state.step}{where}")
     raise Interrupted(
-        f"stopped after step {state.step} (epoch {state.epoch}); everything is saved. "
+        f"stopped after step {state.step} (epoch {state.epoch}){where}; everything is saved. "
         f"Go on with: {how_to_resume(plan.recipe, folder.path)}"
     )
-
-
-def how_to_resume(recipe: Recipe, path: Path) -> str:
-    """Return the command, or the line of Python, that goes on with a run."""
-    if recipe.data.source == "none" or recipe.model.name == "given":
-        data = "data, " if recipe.data.source == "none" else ""
-        model = "model=module, " if recipe.model.name == "given" else ""
-        return f'caviar.train({data}{model}resume="{path}")'
-    code = " --allow-code" if ":" in recipe.model.name else ""
-    return f"caviar train --resume {shlex.quote(str(path))}{code}"
 
 
 def _note_and_raise(owned: OwnedRun, log: RunLog, recipe: Recipe, error: Exception) -> None:

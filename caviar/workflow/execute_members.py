@@ -1,6 +1,8 @@
 """Train a planned population in its folder, evaluate every member, and hand over the best."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -18,10 +20,23 @@ from caviar.train.members import MembersState, train_members, trial_steps, unpac
 from caviar.train.state import Best, State
 from caviar.workflow.hand_over import finish
 from caviar.workflow.members import best_trial, describe_members, first_state, make_population, members_job
-from caviar.workflow.members_observers import MembersBar, MembersRecorder
+from caviar.workflow.members_observers import MembersBar, MembersRecorder, Portion
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
-from caviar.workflow.watching_members import watch_members
+from caviar.workflow.watching_members import Watched, watch_members
+
+
+class Part(NamedTuple):
+    """Members of a run that train apart from the others.
+
+    trials: their numbers in the run. folder: where their states are kept. recipe: the whole run's. portion: of the
+    run's work.
+    """
+
+    trials: tuple[int, ...]
+    folder: RunFolder
+    recipe: Recipe
+    portion: Portion
 
 
 def train_population(
@@ -32,24 +47,32 @@ def train_population(
     start: Checkpoint | None,
     stop: StopRequest,
     console: Console,
+    part: Part | None = None,
 ) -> tuple[MembersState, bool]:
-    """Train the members from `start` on; return where they stand, and whether they are done."""
-    job, population = members_job(plan), make_population(plan)
-    folder.checkpoints.mkdir(exist_ok=True)
-    checkpoints = Checkpoints(folder.checkpoints, {"recipe": jsonable(plan.recipe.model_dump())})
-    state = first_state(plan.recipe.population.members)
+    """Train the members from `start` on; return where they stand, and whether they are done.
+
+    part: says which members of the run they are; without it they are all.
+    """
+    trials = None if part is None else part.trials
+    job, population = members_job(plan), make_population(plan, trials)
+    place, whole = (folder, plan.recipe) if part is None else (part.folder, part.recipe)
+    place.checkpoints.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(place.checkpoints, {"recipe": jsonable(whole.model_dump())})
+    state = first_state(plan.recipe.population.trials)
     steps = trial_steps(job, state, 1)
     if start is not None:
         population, state = unpack_members(start, population)
-    store.delete_after(-1 if start is None else state.step)
-    store.add_event(state.step, "started" if start is None else "resumed")
-    folder.write_summary(status="running", epoch=state.epoch - 1, error=None)
-    eyes, layout = watch_members(plan, job, folder, store, state.step, console), layout_of(plan.recipe, len(population))
-    recorder = MembersRecorder(store, folder, log, eyes)
+    store.delete_after(-1 if start is None else state.step, trials)
+    detail = {} if part is None else {"cohort": part.portion.number}
+    store.add_event(state.step, "started" if start is None else "resumed", **detail)
+    folder.write_summary(status="running", epoch=state.epoch - 1, epochs=job.epochs, error=None, **detail)
+    eyes = watch_members(plan, job, population, Watched(folder, store, whole, trials), state.step, console)
+    recorder, layout = MembersRecorder(store, folder, log, eyes, trials), layout_of(plan.recipe, len(population))
+    portion = None if part is None else part.portion
     try:
         with (
             intra_op_threads(layout),
-            MembersBar(job.epochs, len(job.train), job.batch_size, state.step, console) as bar,
+            MembersBar(job.epochs, len(job.train), job.batch_size, state.step, console, portion) as bar,
         ):
             population.prepare(steps, layout)
             done = train_members(job, population, state, checkpoints, [eyes, recorder, bar], stop)
@@ -60,7 +83,8 @@ def train_population(
             folder.write_summary(findings=eyes.findings(failed=True))
         raise
     recorder.on_save(state.step)
-    folder.write_summary(findings=eyes.findings(finished=done))
+    if part is None:
+        folder.write_summary(findings=eyes.findings(finished=done))
     return state, done
 
 
@@ -77,12 +101,16 @@ def finish_population(plan: Plan, job: Job, state: MembersState, folder: RunFold
     """Evaluate every member on dev and test, and write the bundle of the one that is best on dev."""
     training = plan.recipe.training
     assert training.metric != "auto"
-    best = best_trial(state, training.metric)
+    best = best_trial(state, training.metric, plan.folds)
     weights = {name: tensor[best].to(plan.device) for name, tensor in state.best_weights.items()}
     trial = state.trials[best]
     bundle = finish(plan, job, State(best=Best(trial.best_epoch, state.step, trial.best, weights)))
     bundle.save(folder.bundle)
     found = describe_members(plan, members_job(plan), state)
-    folder.write_summary(
-        metrics=bundle.metrics, best={"trial": best, "epoch": trial.best_epoch}, epochs_run=state.epoch - 1, **found
-    )
+    told = {"trial": best, "epoch": trial.best_epoch, **dev_values(found["trials"][best])}
+    folder.write_summary(metrics=bundle.metrics, best=told, epochs_run=state.epoch - 1, **found)
+
+
+def dev_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial reached on dev."""
+    return {key: value for key, value in row.items() if key.startswith("dev_")}

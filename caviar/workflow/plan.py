@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from caviar.augment.pipeline import is_none
 from caviar.bundle.forward import check_prediction
 from caviar.core.columns import Task
 from caviar.core.device import resolve_device
@@ -36,8 +38,11 @@ from caviar.nn import (
 )
 from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLPSettings
 from caviar.optim import build_optimizer
-from caviar.recipe import Recipe, Sparse, from_dict, from_recipe, merge, parse_assignment, validate
+from caviar.population.settings import PopulationSettings
+from caviar.recipe import Recipe, Sparse, from_dict, from_recipe, member_sparses, merge, parse_assignment, validate
+from caviar.recipe.cohorts import join_members
 from caviar.train.batching import batch_bounds
+from caviar.train.folds import Folds
 from caviar.workflow.prepare import Prepared, prepare
 from caviar.workflow.resolve import resolve
 from caviar.workflow.source import InMemory, Progress, kind_of, open_source
@@ -53,7 +58,7 @@ class Plan:
     """All that is known before the run's folder exists.
 
     layers: of the network, for a person to read; () where a foreign module cannot be listed. notices: sentences for
-    the user.
+    the user. folds: of the rows that are not test, which then are all in train; or None.
     """
 
     recipe: Recipe
@@ -64,6 +69,7 @@ class Plan:
     device: torch.device
     layers: tuple[LayerSummary, ...]
     notices: tuple[str, ...]
+    folds: Folds | None = None
 
 
 @contextlib.contextmanager
@@ -86,20 +92,25 @@ def make_plan(
     allow_code: bool = False,
     progress: Progress | None = None,
     same_data: bool = False,
+    pooled: bool = False,
 ) -> Plan:
     """Read the data, split it, choose every "auto", fit the preprocessing, build the model, and try one batch.
 
-    Data with another digest than the recipe states is refused with `same_data`, else it is worth a notice.
+    pooled: dev's rows join those of train where the recipe asks for folds, which take dev's place.
+    Data with another digest than the recipe states is refused with `same_data`, else it is worth a notice. Where
+    members differ in settings (population.vary) everything but the recipe is that of trial 0.
 
     Raises:
         InputError: something of it cannot work; nothing has been written.
     """
-    recipe = complete(sparse, memory, model)
-    if isinstance(recipe.model, CodeSettings) and not allow_code:
-        raise InputError(
-            f"model.name is {recipe.model.name!r}, which runs Python code. If you trust this recipe and that code, "
-            "add --allow-code."
-        )
+    members, population = complete_members(sparse, memory, model)
+    recipe = members[0]
+    for each in members:
+        if isinstance(each.model, CodeSettings) and not allow_code:
+            raise InputError(
+                f"model.name is {each.model.name!r}, which runs Python code. If you trust this recipe and that code, "
+                "add --allow-code."
+            )
     device = resolve_device(recipe.device.name)
     if recipe.device.compile and device.type == "cpu":
         _check_compiler()
@@ -119,11 +130,12 @@ def make_plan(
         groups=raw.groups,
         class_names=raw.classes,
     )
-    resolve_loss(recipe.loss, raw.task, len(raw.classes))
-    resolved = resolve(recipe, raw, splits)
+    if pooled and population.folds != "none":
+        splits = Splits(np.sort(np.concatenate([splits.train, splits.dev])), splits.dev[:0], splits.test)
+    resolved = resolve_members(members, population, raw, splits)
     assert isinstance(resolved.device.threads, int)
     torch.set_num_threads(resolved.device.threads)
-    plan = _assemble(resolved, raw, splits, model, device)
+    plan = assemble(resolved, raw, splits, model, device)
     return replace(plan, notices=(*plan.notices, changed)) if changed else plan
 
 
@@ -138,7 +150,8 @@ def variant(plan: Plan, assignments: Sequence[str], module: nn.Module | None = N
     if (recipe.data, recipe.split) != (plan.recipe.data, plan.recipe.split):
         raise InputError("other data, or other splits, make another run: settings of [data] and [split] must stay.")
     resolve_loss(recipe.loss, plan.raw.task, len(plan.raw.classes))
-    return _assemble(resolve(recipe, plan.raw, plan.splits), plan.raw, plan.splits, module, plan.device)
+    resolved = resolve(recipe, plan.raw, plan.splits)
+    return assemble(resolved, plan.raw, plan.splits, module, plan.device, others=(plan,))
 
 
 def _changed_data(recipe: Recipe, raw: RawData) -> str:
@@ -169,12 +182,47 @@ def complete(sparse: Sparse, memory: InMemory | None, model: nn.Module | None) -
     return validate(sparse, kind_of(first.data, memory))
 
 
-def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | None, device: torch.device) -> Plan:
+def complete_members(
+    sparse: Sparse, memory: InMemory | None, model: nn.Module | None
+) -> tuple[list[Recipe], PopulationSettings]:
+    """Return what was asked for each member, one where they do not vary, and how they are run together."""
+    population = complete(sparse, memory, model).population
+    recipes = [complete(each, memory, model) for each in member_sparses(sparse)]
+    return recipes, population
+
+
+def resolve_members(recipes: Sequence[Recipe], population: PopulationSettings, raw: RawData, splits: Splits) -> Recipe:
+    """Choose every "auto" of each member, as if it were alone, and return the one recipe of all."""
+    for recipe in recipes:
+        resolve_loss(recipe.loss, raw.task, len(raw.classes))
+    resolved = join_members([resolve(recipe, raw, splits) for recipe in recipes], population)
+    vary = resolved.population.vary
+    losses = [key for key in vary if key.split(".")[0] == "loss"]
+    if losses and resolved.training.metric == "loss":
+        other = "accuracy" if raw.task == "classification" else "r2"
+        raise InputError(
+            f"population.vary: members that differ in {losses[0]} cannot be compared by their losses. Let another "
+            f'metric choose the best: training.metric = "{other}".'
+        )
+    return resolved
+
+
+def assemble(
+    recipe: Recipe,
+    raw: RawData,
+    splits: Splits,
+    given: nn.Module | None,
+    device: torch.device,
+    others: Sequence[Plan] = (),
+) -> Plan:
+    """Build all that a resolved recipe describes; examples are shared with `others` that prepare them alike."""
     outputs = len(raw.classes) if raw.task == "classification" else 1
     own = isinstance(recipe.model, MLPSettings | ConvNetSettings)
     model = None if own else _foreign_model(recipe, given)
     convolves = isinstance(recipe.model, ConvNetSettings) or (model is not None and has_convolutions(model))
-    prepared = prepare(raw, splits, recipe, device, channels_last=convolves and raw.kind == "pictures")
+    layout, copies = convolves and raw.kind == "pictures", recipe.population.views
+    shared = next((other.prepared for other in others if _prepares_alike(other, recipe, layout)), None)
+    prepared = shared or prepare(raw, splits, recipe, device, channels_last=layout, copies=copies)
     example = prepared.prepare(example_batch(prepared, device))
     if model is None:
         assert isinstance(recipe.model, MLPSettings | ConvNetSettings)
@@ -196,6 +244,15 @@ def _assemble(recipe: Recipe, raw: RawData, splits: Splits, given: nn.Module | N
         use_channels_last(model, example)
     notices = (*raw.notices, *_overlap_notices(raw, splits))
     return Plan(recipe, raw, splits, prepared, model, device, _layers(model, prepared, example), notices)
+
+
+def _prepares_alike(other: Plan, recipe: Recipe, channels_last: bool) -> bool:
+    theirs, same_layout = (
+        other.recipe,
+        channels_last == (has_convolutions(other.model) and other.raw.kind == "pictures"),
+    )
+    same_loss = is_none(recipe.augment) or recipe.loss == theirs.loss  # mixed labels are not for every loss
+    return same_layout and same_loss and (recipe.preprocess, recipe.augment) == (theirs.preprocess, theirs.augment)
 
 
 def _layers(model: nn.Module, prepared: Prepared, example: torch.Tensor) -> tuple[LayerSummary, ...]:
@@ -271,6 +328,7 @@ def updates(**flags: Any) -> Sparse:
         "seed": ("seed",),
         "device": ("device", "name"),
         "members": ("population", "members"),
+        "folds": ("population", "folds"),
         "care": ("training", "care"),
         "target": ("data", "target"),
         "dev": ("data", "dev"),

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,29 @@ class Prepared:
     augment: Augment | None = None
 
 
-def prepare(raw: RawData, splits: Splits, recipe: Recipe, device: torch.device, *, channels_last: bool) -> Prepared:
+def prepare(
+    raw: RawData,
+    splits: Splits,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    channels_last: bool,
+    names: Sequence[SplitName] = SPLITS,
+    copies: int = 1,
+) -> Prepared:
     """Fit the preprocessing on the training rows, and put every split's inputs where batches are gathered from.
 
     What fits the memory budget is preprocessed once and kept on the device; a larger table is preprocessed once into a
     memory-mapped file; larger pictures and arrays, and pictures that are augmented, stay as they are stored and are
     preprocessed batch by batch.
+
+    names: the splits whose examples are wanted. copies: how many times so much the memory budget must hold.
     """
     augment = _augment(raw, recipe)
     fitted = _fit(raw, splits, recipe)
     scaler, targets = _targets(raw, splits)
     shape = _output_shape(raw, fitted, splits)
-    budget = recipe.data.memory_budget * MEBIBYTE
+    budget = recipe.data.memory_budget * MEBIBYTE // copies
     itemsize = 4 if fitted(_raw_block(raw, splits.train[:1], fitted)).is_floating_point() else 8
     size = len(raw) * int(np.prod(shape)) * itemsize
     fits = size <= budget
@@ -72,7 +83,7 @@ def prepare(raw: RawData, splits: Splits, recipe: Recipe, device: torch.device, 
             _stored(raw, splits.of(name), fitted, shape, layout, fits).to(device if fits else "cpu"),
             targets[splits.of(name)].to(device if fits else "cpu"),
         )
-        for name in SPLITS
+        for name in names
     }
     return Prepared(examples, fitted, scaler, _channels_first if layout else _as_it_is, shape, not fits)
 

@@ -74,7 +74,7 @@ def _split(recipe: Recipe, raw: RawData, splits: Splits) -> dict[str, Any]:
         method = split.method
     return {
         "method": method,
-        "dev": len(splits.dev) if split.dev == "auto" else split.dev,
+        "dev": (len(splits.dev) or "auto") if split.dev == "auto" else split.dev,
         "test": len(splits.test) if split.test == "auto" else split.test,
     }
 

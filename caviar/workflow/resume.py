@@ -13,10 +13,10 @@ from caviar.core.runs import RunFolder
 from caviar.nn.settings import GivenSettings
 from caviar.recipe import Recipe, Sparse, diff, from_dict, merge, validate
 from caviar.train.checkpoints import Checkpoints
-from caviar.workflow.execute import how_to_resume
 from caviar.workflow.observers import RunLog
 from caviar.workflow.resolve import environment
 from caviar.workflow.source import InMemory
+from caviar.workflow.words import how_to_resume
 
 DECISIVE = ("caviar", "torch", "numpy", "polars", "machine", "cpu_capability", "cuda", "gpu")
 """What of the environment may change the numbers that a run comes to."""
@@ -92,14 +92,17 @@ def check_same_module(path: Path, stored: Recipe, model: nn.Module | None) -> No
 
 
 def newest_checkpoint(
-    folder: RunFolder, stored: Recipe, summary: Mapping[str, Any]
+    folder: RunFolder, stored: Recipe, summary: Mapping[str, Any], cohort: RunFolder | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest good checkpoint (None: none was saved yet) and what is wrong with newer ones, also logged.
+
+    cohort: the folder of the cohort that is meant, in a run of several.
 
     Raises:
         InputError: every checkpoint is damaged, or recipe.toml is no longer the one that they belong to.
     """
-    found, problems = Checkpoints(folder.checkpoints).newest()
+    place = (cohort or folder).checkpoints
+    found, problems = Checkpoints(place).newest()
     if found is None and problems:
         raise InputError(
             f"{folder.path}: every checkpoint is damaged, so the run cannot go on: {' '.join(problems)} "
@@ -107,7 +110,7 @@ def newest_checkpoint(
         )
     step = found.data["step"] if found is not None else 0
     if not problems and summary.get("step", 0) > step:
-        problems.append(f"{folder.checkpoints}: the checkpoint of step {summary['step']} is missing.")
+        problems.append(f"{place}: the checkpoint of step {summary['step']} is missing.")
     notices = [f"{problem} Going on from step {step}." for problem in problems]
     if step and not (folder.store.is_file() and folder.store.stat().st_size):
         notices.append(f"{folder.store} is missing: the records before step {step} are lost.")

@@ -11,10 +11,12 @@ from torch import nn
 from caviar.bundle import Bundle, load_bundle
 from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError
+from caviar.core.jsonable import jsonable
 from caviar.core.records import Record
 from caviar.core.runs import RunFolder, open_run
 from caviar.core.store import Store
 from caviar.recipe import Recipe, read_recipe, validate
+from caviar.recipe.cohorts import cohort_recipes, single_recipes
 from caviar.train.checkpoints import BEST_FILE
 
 
@@ -60,15 +62,30 @@ class Run:
         return load_bundle(self.path, self.module)
 
     def member(self, trial: int) -> Bundle:
-        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial."""
-        path = self.path / "checkpoints" / BEST_FILE
-        weights = read_checkpoint(path).tensors
-        members = self.recipe.population.members
-        if not 0 <= trial < members or members == 1:
-            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {members} members, from 0.")
-        network = copy.deepcopy(self.bundle.network)
-        network.load_state_dict({name: weights[name][trial] for name in network.state_dict()})
-        return replace(self.bundle, network=network)
+        """Return the bundle of any trial of a population, with its best weights; `bundle` is that of the best trial.
+
+        Not of one that held out a fold: its preprocessing was the fold's own, and is not kept.
+        """
+        recipe = self.recipe
+        trials, views = recipe.population.trials, recipe.population.views
+        if not 0 <= trial < trials or trials == 1:
+            raise InputError(f"{self.path} has no trial {trial} to choose; it trained {trials} members, from 0.")
+        if views > 1 and trial % views != views - 1:
+            raise InputError(
+                f"trial {trial} held out a fold, and its preprocessing is not kept. Those trained on all rows are "
+                f"{', '.join(str(whole) for whole in range(views - 1, trials, views))}."
+            )
+        folder, place = _home(self.folder, recipe, trial)
+        fates = {row["trial"]: row for row in self.summary.get("trials", [])}
+        if not folder.bundle.exists() or not fates.get(trial, {}).get("best_epoch", 1):
+            raise InputError(f"{self.path}: trial {trial} has no weights to hand over: it diverged, or has not ended.")
+        weights = read_checkpoint(folder.checkpoints / BEST_FILE).tensors
+        bundle = load_bundle(folder.bundle, self.module)
+        own = single_recipes(recipe)[trial // views]
+        network = copy.deepcopy(bundle.network)
+        network.load_state_dict({name: weights[name][place] for name in network.state_dict()})
+        changes = {"recipe": jsonable(own.model_dump()), "model": jsonable(own.model.model_dump())}
+        return replace(bundle, network=network, manifest=replace(bundle.manifest, **changes))
 
     @property
     def model(self) -> nn.Module:
@@ -79,3 +96,13 @@ class Run:
         """Return records, narrowed by name, split, layer, trial or after_step."""
         with Store(self.folder.store, read_only=True) as store:
             return store.read(**wanted)
+
+
+def _home(folder: RunFolder, recipe: Recipe, trial: int) -> tuple[RunFolder, int]:
+    """Return where the weights of a trial are kept, and its place among those that are kept there."""
+    if not recipe.population.vary:
+        return folder, trial
+    member, view = divmod(trial, recipe.population.views)
+    cohorts = enumerate(cohort_recipes(recipe), 1)
+    number, members = next((number, members) for number, (members, _) in cohorts if member in members)
+    return folder.cohort(number), members.index(member) * recipe.population.views + view

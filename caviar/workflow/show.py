@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,12 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from caviar.population.cohort import NAMES
+from caviar.population.memory import describe_size
 from caviar.population.settings import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.population import Timing
     from caviar.recipe.names import Family
+    from caviar.workflow.cohorts import CohortLayout
     from caviar.workflow.learning_rates import LearningRates
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
@@ -105,6 +108,8 @@ def steps_progress(console: Console, what: str, total: int, unit: str = "steps")
 def print_plan(console: Console, plan: "Plan") -> None:
     """Print the network with its output shapes and parameter counts, then what was decided, before training."""
     if not console.quiet:
+        if plan.recipe.population.vary:
+            console.print("Trial 0; the other members differ from it.")
         if plan.layers:
             console.print(_network_table(plan))
         for line in _decisions(plan):
@@ -130,30 +135,87 @@ def print_members(console: Console, sentences: Iterable[str], timings: Iterable[
     console.print(table)
 
 
+def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: Sequence[str]) -> None:
+    """Print the cohorts of a run: who is in each, what its members share, and how it is run."""
+    if console.quiet:
+        return
+    rows = list(cohorts)
+    own = {*NAMES, *NAMES.values()}  # what may differ within a cohort
+    shared = [key for key in columns if key not in own and any(key in cohort.values for cohort in rows)]
+    count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
+    said = f"{count} models in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
+    console.print(said, soft_wrap=True)
+    rest = ("parameters", "executor", "ms a step")
+    table = plain_table("cohort", "trials", *headings(shared), *rest, left=2)
+    for number, cohort in enumerate(rows, 1):
+        values = [told(cohort.values[key]) if key in cohort.values else "" for key in shared]
+        milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
+        executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor} x{cohort.threads}"
+        numbers = (f"{cohort.parameters:,}", executor, milliseconds)
+        table.add_row(str(number), _ranges(cohort.trials), *values, *numbers)
+    console.print(table)
+
+
+def headings(keys: Sequence[str]) -> list[str]:
+    """Return the last words of keys, with their sections where those alone would be taken for another's."""
+    short = [_short(key) for key in keys]
+    return [word if short.count(word) == 1 else key for word, key in zip(short, keys, strict=True)]
+
+
+def _short(key: str) -> str:
+    section, _, last = key.rpartition(".")
+    return section if last == "name" else last
+
+
+def told(value: Any) -> str:
+    """Write the value of a setting in a cell of a table."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(told, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers in short: 0-3, 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def members_tables(summary: dict[str, Any]) -> list[Table | str]:
     """Return the spread over members of what they reach, and the best of them in a line each."""
     spread, trials = summary["spread"], summary["trials"]
     table = plain_table("over members", "mean", "std", "best", "worst")
     for key, values in spread.items():
         split, name = key.split("_", 1)
-        numbers = [_measured(name, values[what]) for what in ("mean", "std", "best", "worst")]
+        numbers = [measured_word(name, values[what]) for what in ("mean", "std", "best", "worst")]
         table.add_row(f"{split} {name}", *numbers)
     fates = {fate: sum(trial["fate"] == fate for trial in trials) for fate in dict.fromkeys(t["fate"] for t in trials)}
     said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
-    return [f"{len(trials)} members: {said}.", table, _trials_table(trials, summary["chosen_by"]), ""]
+    return [
+        f"{len(trials)} members: {said}.",
+        table,
+        _trials_table(trials, summary["chosen_by"], summary.get("varied")),
+        "",
+    ]
 
 
-def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
-    """The best trials by what the run was chosen by, dev's loss or metric."""
-    varied = [key for key in trials[0] if key in HYPERPARAMETERS]
+def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequence[str] | None) -> Table:
+    """The best trials by what the run was chosen by, dev's loss or metric; columns: of what they differ in."""
+    varied = [key for key in trials[0] if key in HYPERPARAMETERS] if columns is None else columns
     measured = ("dev_loss", "dev_accuracy", "dev_r2", "test_accuracy", "test_r2")
     shown = [key for key in measured if any(key in trial for trial in trials)]
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
-    table = plain_table("trial", *varied, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1)
+    table = plain_table(
+        "trial", *headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
+    )
     for trial in ranked[:MAX_TRIALS]:
-        values = [_measured(key, trial[key]) if key in trial else "-" for key in shown]
-        numbers = [f"{trial[key]:.4g}" for key in varied]
+        values = [measured_word(key, trial[key]) if key in trial else "-" for key in shown]
+        numbers = [told(trial.get(key, "-")) for key in varied]
         table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
         table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"
@@ -161,7 +223,8 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str) -> Table:
     return table
 
 
-def _measured(name: str, value: float | str) -> str:
+def measured_word(name: str, value: float | str) -> str:
+    """Return a number as its name asks for: an accuracy in percent."""
     if isinstance(value, str):
         return value
     return f"{value:.2%}" if "accuracy" in name else _number(value)
@@ -185,6 +248,8 @@ def _decisions(plan: "Plan") -> list[str]:
     recipe, splits, training = plan.recipe, plan.splits, plan.recipe.training
     task = f"Classification, {len(plan.raw.classes)} classes" if plan.raw.classes else "Regression"
     rows = f"{len(splits.train):,} train, {len(splits.dev):,} dev, {len(splits.test):,} test rows"
+    if not len(splits.dev):
+        rows = f"{len(splits.train):,} rows in {recipe.population.folds} folds, {len(splits.test):,} test rows"
     threads = "1 thread" if recipe.device.threads == 1 else f"{recipe.device.threads} threads"
     machine = f"{plan.device} ({threads})" if plan.device.type == "cpu" else str(plan.device)
     epochs = "1 epoch" if training.epochs == 1 else f"up to {training.epochs} epochs"

@@ -10,9 +10,12 @@ from rich.console import Console
 from torch import nn
 
 from caviar.core.errors import InputError
+from caviar.core.jsonable import jsonable
 from caviar.core.runs import check_can_create, create_run, own_run
 from caviar.recipe import Recipe, Sparse, absolute_paths, dump, from_dict, from_recipe, merge, read_recipe, validate
+from caviar.workflow.cohorts import lay_out_cohorts, told_columns
 from caviar.workflow.execute import execute
+from caviar.workflow.folds import with_folds
 from caviar.workflow.members import lay_out
 from caviar.workflow.plan import Plan, make_plan, source_stem, torch_as_before, updates
 from caviar.workflow.resolve import environment
@@ -26,7 +29,7 @@ from caviar.workflow.resume import (
     read_or_renew_summary,
 )
 from caviar.workflow.run import Run
-from caviar.workflow.show import notes_console, print_members, print_notes, print_plan, reading_progress
+from caviar.workflow.show import notes_console, print_cohorts, print_members, print_notes, print_plan, reading_progress
 from caviar.workflow.source import InMemory, framed, is_frame
 
 PATHS = ("source", "dev", "test", "target")
@@ -43,6 +46,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     members: int | None = None,
+    folds: int | None = None,
     care: bool | None = None,
     device: str | torch.device | None = None,
     settings: Mapping[str, Any] | Recipe | str | Path | None = None,
@@ -64,6 +68,8 @@ def train(
         epochs, seed, device: the settings training.epochs, seed and device.name.
         members: how many models train together (population.members); the best on dev is handed over, and the run's
             summary has the spread. Lists of hyperparameters, one for each member, are settings of [population].
+        folds: cross-validation (population.folds): each member is trained once without each of so many folds of the
+            rows that are not test, and once on all of them, which is handed over; the summary has their spread.
         care: when findings appear, go back to the last good state, try their remedies in short runs, and go on with
             the one that helps (training.care). Where there is nothing to do the weights are those of the plain run.
         settings: any other settings, such as {"optimizer.learning_rate": 3e-4} or {"optimizer": {"name": "sgd"}}; or a
@@ -82,7 +88,8 @@ def train(
     sparse, memory = describe(data, target, dev, test)
     device = None if device is None else str(device)
     changes = merge(
-        from_settings(settings or {}), updates(epochs=epochs, seed=seed, device=device, members=members, care=care)
+        from_settings(settings or {}),
+        updates(epochs=epochs, seed=seed, device=device, members=members, folds=folds, care=care),
     )
     if model is not None and not isinstance(model, nn.Module):
         raise InputError(
@@ -173,12 +180,23 @@ def start_run(
     """Plan a new run, create its folder, train it to the end."""
     check_can_create(runs_dir, name)
     plan = _plan(sparse, memory, model, allow_code, console)
-    plan, sentences, timings = lay_out(plan)
-    print_members(console, sentences, timings)
+    plan, facts = _lay_out(plan, sparse, console)
     files = {"recipe.toml": dump(plan.recipe).encode(), "environment.json": _json(environment())}
-    summary = first_summary(plan.recipe) | {"notices": list(plan.notices)}
+    summary = first_summary(plan.recipe) | {"notices": list(plan.notices)} | facts
     with create_run(runs_dir, name, source_stem(plan.recipe), files, summary) as owned:
         return execute(plan, owned, console)
+
+
+def _lay_out(plan: Plan, asked: Sparse, console: Console) -> tuple[Plan, dict[str, Any]]:
+    """Choose how members are run, print it, and return what the run's summary says of it."""
+    if not plan.recipe.population.vary:
+        plan, sentences, timings = lay_out(plan)
+        print_members(console, sentences, timings)
+        return plan, {}
+    columns = told_columns(plan.recipe, asked)
+    plan, cohorts = lay_out_cohorts(plan, columns)
+    print_cohorts(console, cohorts, columns)
+    return plan, {"varied": columns, "cohorts": jsonable([cohort.to_dict() for cohort in cohorts])}
 
 
 def resume_run(
@@ -202,7 +220,7 @@ def resume_run(
             print_notes(console, [f"{path} is finished already."])
             return Run(folder, model)
         check_given(path, stored, memory)
-        start, problems = newest_checkpoint(folder, stored, summary)
+        start, problems = (None, []) if stored.population.vary else newest_checkpoint(folder, stored, summary)
         print_notes(console, [*notices, *problems, *changed_environment(folder)])
         own = from_dict(stored.model_dump(), str(folder.recipe))
         plan = _plan(own, memory, model, allow_code, console, same_data=True)
@@ -219,10 +237,12 @@ def _plan(
     same_data: bool = False,
 ) -> Plan:
     with reading_progress(console) as progress:
-        plan = make_plan(sparse, memory, model, allow_code=allow_code, progress=progress, same_data=same_data)
+        plan = make_plan(
+            sparse, memory, model, allow_code=allow_code, progress=progress, same_data=same_data, pooled=True
+        )
     print_notes(console, plan.notices)
     print_plan(console, plan)
-    return plan
+    return with_folds(plan)
 
 
 def _json(value: Any) -> bytes:

@@ -25,6 +25,7 @@ from caviar.population.modules import stack_weights
 from caviar.population.population import member_draws
 from caviar.population.rules import optimizer_state
 from caviar.population.settings import PopulationSettings
+from caviar.recipe import Recipe
 from caviar.train.loop import StopRequest, isolated_randomness
 from caviar.train.members import MembersFacts, MembersState, train_members, trial_steps
 from caviar.train.members import Trial as Fared
@@ -35,7 +36,7 @@ from caviar.workflow.members_observers import MembersRecorder
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.trial_runs import Fork, Tell, Trial, fork_state, trial_of, trial_seed, watched_recipe
-from caviar.workflow.watching_members import watch_members
+from caviar.workflow.watching_members import Watched, watch_members
 
 STACKED: Final = {name: place for name, place in NAMES.items() if name not in ("label_smoothing", "init_gain")}
 """Numbers in which members may differ; not the label's smoothing, which is part of the loss that dev is judged by."""
@@ -47,7 +48,7 @@ NO_LIMIT: Final = 1e30
 def alike(plan: Plan) -> str | None:
     """Return what trials must have in common to train together; None where a plan trains one model only."""
     try:
-        check_together(plan.recipe)
+        check_together(_uncared(plan.recipe))
     except InputError:
         return None
     values: dict[str, Any] = plan.recipe.model_dump(mode="json")
@@ -65,7 +66,7 @@ def run_trials(
     """Train plans that are `alike` to the end of an epoch, as `run_trial` does with each; None where no stack pays."""
     first = plans[0]
     settings = PopulationSettings().model_copy(update={"members": len(plans), **_lists(plans)})
-    plan = replace(first, recipe=watched_recipe(first).model_copy(update={"population": settings}))
+    plan = replace(first, recipe=_uncared(watched_recipe(first)).model_copy(update={"population": settings}))
     seed = trial_seed(first, number)
     job = replace(members_job(plan), seed=seed)
     draws = derive_seed(seed, "trial", 0, "draws")
@@ -80,7 +81,8 @@ def run_trials(
         with Store(folder.store) as store, intra_op_threads(layout):
             for member in range(len(plans)):
                 store.write([record._replace(trial=member) for record in (fork.records if fork else ())])
-            eyes = watch_members(plan, job, folder, store, state.step, Console(quiet=True))
+            watched = Watched(folder, store, plan.recipe)
+            eyes = watch_members(plan, job, population, watched, state.step, Console(quiet=True))
             recorder = MembersRecorder(store, folder, RunLog(folder.log), eyes)
             population.prepare(steps, layout)
             done = train_members(job, population, state, None, [eyes, recorder, halt], stop)
@@ -92,6 +94,11 @@ def run_trials(
         metric, loss = (math.nan, math.nan) if fared.fate == "diverged" else halt.best[member]
         trials.append(trial_of(metric, loss, halt.epochs[member], [f for f in found if f.member == member]))
     return trials
+
+
+def _uncared(recipe: Recipe) -> Recipe:
+    """Return a recipe without care, which is no matter of a trial."""
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"care": False})})
 
 
 def _lists(plans: Sequence[Plan]) -> dict[str, tuple[float, ...]]:

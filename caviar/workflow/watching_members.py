@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -24,6 +24,8 @@ from caviar.diagnose.quantities.pending import Key
 from caviar.diagnose.quantities.schedule import is_due
 from caviar.diagnose.quantities.watcher import CLASS_STEPS, SAMPLE_COST, gaps
 from caviar.population import Population, Step
+from caviar.recipe import Recipe
+from caviar.recipe.cohorts import differing_values
 from caviar.train.members import MembersFacts, MembersJob, Trial, evaluate_members
 from caviar.workflow.plan import Plan
 from caviar.workflow.watching import facts_about, first_records, training_sample
@@ -39,6 +41,7 @@ class MembersEyes:
     def __init__(
         self,
         job: MembersJob,
+        population: Population,
         trials: Sequence[int],
         watcher: MembersWatcher | None,
         live: LiveMembers | None,
@@ -55,7 +58,7 @@ class MembersEyes:
                 {record.step for record in before if record.name == name} for name in ("weight_norm", "smoothed_loss")
             ]
             watcher.looks += sorted(steps[0] - steps[1])
-        self._population: Population | None = None
+        self._population = population
         self._records: list[Record] = []
 
     def before_step(self, population: Population, step: Step, number: int) -> None:
@@ -121,7 +124,7 @@ class MembersEyes:
 
     def _evaluate_sample(self, facts: MembersFacts, numbers: Sequence[int]) -> None:
         job, population, sample = self._job, self._population, self._sample
-        if population is None or sample is None or job.example_weights is not None:  # what some train on is others' dev
+        if sample is None or job.example_weights is not None:  # what some train on is others' dev
             return
         if not is_due(facts.step, facts.epoch, SAMPLE_COST * len(sample) // job.batch_size, job.epochs):
             return
@@ -133,43 +136,49 @@ class MembersEyes:
             self._add(facts, trial, gaps(found, {key: values[place] for key, values in dev.items()}))
 
 
-def watch_members(
-    plan: Plan,
-    job: MembersJob,
-    folder: RunFolder,
-    store: Store,
-    first_step: int,
-    console: Console,
-    trials: Sequence[int] | None = None,
-) -> MembersEyes:
-    """Set up what the recipe's section [watch] asks for, and write down what is known beforehand.
+class Watched(NamedTuple):
+    """A run of which members are watched. recipe: the whole run's; trials: their numbers, None where they are all."""
 
-    trials: the members' numbers in the run, where they are not all of it.
-    """
-    settings = plan.recipe.watch
-    numbers = list(range(plan.recipe.population.members)) if trials is None else list(trials)
-    facts = facts_of_members(plan, numbers)
-    note_facts(folder, facts, whole=trials is None)
+    folder: RunFolder
+    store: Store
+    recipe: Recipe
+    trials: Sequence[int] | None = None
+
+
+def watch_members(
+    plan: Plan, job: MembersJob, population: Population, run: Watched, first_step: int, console: Console
+) -> MembersEyes:
+    """Set up what the recipe's section [watch] asks for, and write down what is known beforehand."""
+    settings, store = plan.recipe.watch, run.store
+    numbers = list(range(plan.recipe.population.trials)) if run.trials is None else list(run.trials)
+    facts = facts_of_members(plan, numbers, run.recipe)
+    note_facts(run.folder, facts, whole=run.trials is None)
     if settings.quantities != "none" and first_step == 0 and job.example_weights is None:
         store.write(first_records(job, numbers))
     before = [record for record in store.read() if record.trial in facts] if first_step else []
     watcher = None
     if settings.quantities != "none":
         schedule = Schedule.of(settings, members=True)
-        watcher = MembersWatcher(schedule, first_step=first_step, everything=settings.quantities == "full")
+        everything = settings.quantities == "full"
+        watcher = MembersWatcher(schedule, first_step=first_step, everything=everything, numbers=numbers)
     live = None
     if settings.findings != "none":
         say = partial(console.print, soft_wrap=True) if settings.findings == "live" else None
         live = LiveMembers(facts, say, before)
-    return MembersEyes(job, numbers, watcher, live, before)
+    return MembersEyes(job, population, numbers, watcher, live, before)
 
 
-def facts_of_members(plan: Plan, trials: Sequence[int]) -> dict[int, Facts]:
-    """Return what rules may ask of each member of a planned population."""
-    shared, values = facts_about(plan), plan.recipe.population.lists()
+def facts_of_members(plan: Plan, trials: Sequence[int], whole: Recipe) -> dict[int, Facts]:
+    """Return what rules may ask of each member of a planned population; `whole`: the recipe of all the run's."""
+    shared, values, views = facts_about(plan), differing_values(whole), whole.population.views
+    return {trial: member_facts(shared, _numbers(values[trial // views])) for trial in trials}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {
-        trial: member_facts(shared, {name: float(numbers[place]) for name, numbers in values.items()})
-        for place, trial in enumerate(trials)
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
@@ -185,4 +194,4 @@ def note_facts(folder: RunFolder, facts: Mapping[int, Facts], *, whole: bool) ->
     write_json(folder.facts, jsonable({**head, **shared.to_dict(), "members": members}), durable=False)
 
 
-__all__ = ["MembersEyes", "facts_of_members", "note_facts", "watch_members"]
+__all__ = ["MembersEyes", "Watched", "facts_of_members", "note_facts", "watch_members"]

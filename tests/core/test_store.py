@@ -373,3 +373,19 @@ def test_a_folder_with_odd_letters(tmp_path: Path) -> None:
         store.write([record(1, 1.0)])
         with Store(path, read_only=True) as reader:
             assert reader.read() == [record(1, 1.0)]
+
+
+def test_an_empty_file_and_a_store_without_its_tables_are_named_for_what_they_are(path: Path) -> None:
+    path.touch()
+    with pytest.raises(InputError, match="the record store is empty"):
+        Store(path, read_only=True)
+    with Store(path) as store:
+        store.write([record(1, 1.0)])
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("DROP TABLE points")
+        raw.commit()
+    with (
+        Store(path, read_only=True) as store,
+        pytest.raises(InputError, match=r"damaged \(no such table: main\.points"),
+    ):
+        store.read()

@@ -182,6 +182,23 @@ def test_layers_that_do_not_learn_are_named() -> None:
     assert not [r for r in records if r.layer == "used" and r.name in ("frozen", "no_gradient")]
 
 
+@pytest.mark.parametrize("how", ["uniform", "normal", "learned", "NaN"])
+def test_frozen_layers_are_told_by_whether_they_look_fresh(how: str) -> None:
+    torch.manual_seed(1)
+    frozen = nn.Linear(40, 30)
+    with torch.no_grad():
+        if how != "uniform":
+            nn.init.kaiming_normal_(frozen.weight)
+        if how == "learned":
+            frozen.weight += 0.3 * torch.outer(torch.randn(30), torch.randn(40))
+        if how == "NaN":
+            frozen.weight[3, 3] = math.nan
+    model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), frozen.requires_grad_(False), nn.Linear(30, 3))
+    records = train(model, 3)
+    assert value(records, "looks_fresh", 1, "2") == (how in ("uniform", "normal"))
+    assert [(r.layer, r.step) for r in records if r.name == "looks_fresh"] == [("2", 1)]
+
+
 def test_equal_units_and_modes_are_seen() -> None:
     model = net(nn.ReLU(), nn.Dropout(0.5))
     nn.init.constant_(model[0].weight, 0.3)

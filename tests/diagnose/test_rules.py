@@ -205,6 +205,17 @@ def test_losses_that_are_kept_are_counted_over_epochs(kept: Callable[[int], int]
     assert ("PERF005" in codes(story({("losses_kept", "train", ""): curve}))) == told
 
 
+@pytest.mark.parametrize(("fresh", "severity"), [({1: 1.0}, "warning"), ({1: 0.0}, "info"), (None, "warning")])
+def test_frozen_layers_behind_others_are_fine_where_they_have_learned(
+    fresh: Mapping[int, float] | None, severity: str
+) -> None:
+    curves: dict[Any, Any] = {("frozen", "train", ""): 0.4, ("frozen", "train", "b"): always(1.0)}
+    if fresh is not None:
+        curves["looks_fresh", "", "b"] = fresh
+    told = [f for f in found(story(curves, {"own_network": False})) if f.code == "GRAD008"]
+    assert [f.severity for f in told] == [severity]
+
+
 def test_nothing_is_found_in_a_healthy_run() -> None:
     assert [finding for finding in found(story()) if finding.severity != "info"] == []
 

@@ -11,11 +11,10 @@ import torch
 import caviar
 from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError, Interrupted
-from caviar.core.records import Record
 from caviar.core.store import Store
-from caviar.diagnose.quantities.names import MOMENTARY
 from caviar.population import Population, Step
 from caviar.population.settings import HYPERPARAMETERS
+from tests.workflow.small import lasting
 
 SETTINGS: dict[str, Any] = {
     "training.batch_size": 16,
@@ -98,11 +97,6 @@ def test_a_stop_and_a_resume_leave_no_trace(
     assert whole.summary["trials"] == parts.summary["trials"]
     with Store(whole.folder.store, read_only=True) as one, Store(parts.folder.store, read_only=True) as other:
         assert lasting(one.read()) == lasting(other.read())
-
-
-def lasting(records: list[Record]) -> list[Record]:
-    """Leave out what belongs to the machine, or to several steps that a stop may part."""
-    return [record for record in records if record.name not in MOMENTARY]
 
 
 def test_diverged_members_leave_and_the_others_never_notice(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from caviar.diagnose.quantities.layout import Layout
 from caviar.diagnose.quantities.members_signals import MembersSignals, Memory
 from caviar.diagnose.quantities.pending import Emit, Entry, Key, MembersPending
 from caviar.diagnose.quantities.signals import Signals
-from caviar.diagnose.quantities.structure import emit_as, learning, of_weights
+from caviar.diagnose.quantities.structure import Measure, emit_as, learning, of_weights
 from caviar.diagnose.quantities.updates import emit_norms, emit_pair
 from caviar.population import Cohort, Executor, Step
 from caviar.population.layers import Context
@@ -190,7 +190,9 @@ class Part:
         weights = {layer.name: self._old[names[layer.parameters[0]]] for layer in layout.layers}
         wanted = of_weights(layout, first=first)
         if wanted:
-            values = [torch.vmap(measure)(weights[key.layer]) for key, measure in wanted.items()]
+            values = [
+                _each(measure, weights[key.layer], whole=key.name != "looks_fresh") for key, measure in wanted.items()
+            ]
             self.add(self._all, torch.stack(values, dim=1), emit_as(list(wanted)))
         for own, reached, norms in self._norms:
             facts = learning(layout, set(reached), range(len(names)))
@@ -238,3 +240,9 @@ def _copied(generator: torch.Generator) -> torch.Generator:
     found = torch.Generator(generator.device)
     set_generator(found, generator.get_state())
     return found
+
+
+def _each(measure: Measure, weights: Tensor, *, whole: bool) -> Tensor:
+    """Measure the weight of every member; whole: in one go, which a measure that looks at single numbers cannot do."""
+    measured: Tensor = torch.vmap(measure)(weights) if whole else torch.stack([measure(weight) for weight in weights])
+    return measured

@@ -66,6 +66,7 @@ _ALL = (
     Quantity("unit_spread", "layer", "early", "how much the units of a layer differ; 0: all have the same weights"),
     Quantity("initial_gain", "layer", "early", "root mean square of the first weights times root of fan in"),
     Quantity("weight_bound", "layer", "early", "of frozen layers: largest weight times root of fan in"),
+    Quantity("looks_fresh", "layer", "early", "of the first frozen layers: 1 where the weights look freshly drawn"),
     Quantity("frozen", "layer", "early", "share of weights that ask for no gradient"),
     Quantity("no_gradient", "layer", "early", "share of weights that no gradient reaches"),
     Quantity("not_held", "layer", "early", "share of weights that the optimiser does not hold"),

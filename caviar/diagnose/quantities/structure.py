@@ -6,9 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from caviar.diagnose.quantities.fresh import looks_fresh
 from caviar.diagnose.quantities.layout import Layout
 from caviar.diagnose.quantities.pending import Emit, Key
 from caviar.diagnose.quantities.updates import initial_gain, is_transposed, transposed_spread, unit_spread, weight_bound
+
+MOST_FROZEN = 8
+"""Frozen layers that are looked at closely, once: each takes some milliseconds."""
 
 
 def modes(layout: Layout, model: nn.Module) -> dict[Key, float]:
@@ -51,7 +55,7 @@ Measure = Callable[[Tensor], Tensor]
 
 def initial(layout: Layout, *, first: bool) -> tuple[Tensor, Emit] | None:
     """Return how much the units of each layer differ; at the first step, how large its weights are; bounds of frozen
-    layers."""
+    layers, and at the first step whether the first of them look freshly drawn."""
     wanted = of_weights(layout, first=first)
     if not wanted:
         return None
@@ -62,6 +66,7 @@ def initial(layout: Layout, *, first: bool) -> tuple[Tensor, Emit] | None:
 def of_weights(layout: Layout, *, first: bool) -> Mapping[Key, Measure]:
     """Return what `initial` measures of which layer's weight."""
     found: dict[Key, Measure] = {}
+    looked_at = 0
     for layer in layout.layers:
         if len(layer.weight) > 1:
             found[Key("unit_spread", layer.name, "")] = transposed_spread if is_transposed(layer) else unit_spread
@@ -69,7 +74,14 @@ def of_weights(layout: Layout, *, first: bool) -> Mapping[Key, Measure]:
             found[Key("initial_gain", layer.name, "")] = initial_gain
         if not layer.weight.requires_grad:
             found[Key("weight_bound", layer.name, "")] = weight_bound
+        if first and not layer.weight.requires_grad and looked_at < MOST_FROZEN:
+            looked_at += 1
+            found[Key("looks_fresh", layer.name, "")] = _freshness
     return found
+
+
+def _freshness(weight: Tensor) -> Tensor:
+    return torch.tensor(float(looks_fresh(weight)), device=weight.device)
 
 
 def emit_as(keys: Sequence[Key]) -> Emit:

@@ -137,9 +137,11 @@ def frozen(story: Story, limits: Limits) -> Iterator[Found]:
     if not names:
         return
     bounds = [story.curve("weight_bound", "", name).last for name in names if story.has("weight_bound", "", name)]
-    fresh = story.facts.own_network or any(limits["fresh_from"] < bound <= 1.0 for bound in bounds)
+    seen = [story.curve("looks_fresh", "", name).last > 0 for name in names if story.has("looks_fresh", "", name)]
+    near_one = any(limits["fresh_from"] < bound <= 1.0 for bound in bounds)
+    fresh = story.facts.own_network or near_one or any(seen)
     order = [layer.name for layer in story.facts.layers]
-    behind = any(name not in names for name in order[: order.index(names[-1])])
+    behind = not seen and any(name not in names for name in order[: order.index(names[-1])])
     message = f"{percent(share)} of the weights are frozen ({', '.join(names[:4])})"
     if fresh:
         message += ", with weights that look freshly drawn: random numbers that never learn."
