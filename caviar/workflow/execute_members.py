@@ -29,6 +29,7 @@ from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
 from caviar.workflow.show import print_notes
 from caviar.workflow.train_once import reason_of
+from caviar.workflow.watching_members import Watched, watch_members
 
 
 class Part(NamedTuple):
@@ -121,7 +122,9 @@ def _train_from(
         if start is not None:
             checkpoints.save(state.step, pack_members(population, state, keep=bool(start.data.get("keep"))))
     folder.write_summary(status="running", epoch=state.epoch - 1, epochs=job.epochs, error=None, **detail)
-    recorder = MembersRecorder(store, folder, log, trials)
+    whole = plan.recipe if part is None else part.recipe
+    eyes = watch_members(plan, job, population, Watched(folder, store, whole, trials), state.step, console)
+    recorder = MembersRecorder(store, folder, log, eyes, trials)
     layout = layout_of(plan.recipe, len(population), state.split)
     portion = None if part is None else part.portion
     try:
@@ -130,7 +133,7 @@ def _train_from(
             MembersBar(job.epochs, len(job.train), job.batch_size, state.step, console, portion) as bar,
         ):
             population.prepare(steps, layout)
-            done = train_members(job, population, state, checkpoints, [recorder, bar], stop)
+            done = train_members(job, population, state, checkpoints, [eyes, recorder, bar], stop)
     except Exception as error:
         if is_out_of_memory(error):
             population.drop()
@@ -138,8 +141,11 @@ def _train_from(
         with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
             recorder.flush()
             store.add_event(state.step, "failed", error=str(error))
+            folder.write_summary(findings=eyes.findings(failed=True))
         raise
     recorder.on_save(state.step)
+    if part is None:
+        folder.write_summary(findings=eyes.findings(finished=done))
     return state, done
 
 
@@ -148,7 +154,7 @@ def _split(layout: Layout, num_members: int, error: Exception) -> Split:
     if smaller is None:
         raise RunError(
             f"{reason_of(error)}, even for one member at a time. Use a smaller model or a smaller "
-            "training.batch_size, or free some memory"
+            "training.batch_size, or measure less (watch.quantities = none), or free some memory"
         ) from None
     said = f"{reason_of(error)} for {layout}; going on from the last saved state with {smaller}."
     return Split((smaller.size, smaller.threads), said)
