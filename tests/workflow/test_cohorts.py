@@ -306,6 +306,12 @@ def test_wrong_input_is_named_and_leaves_nothing(tmp_path: Path, vary: dict[str,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_given_module_is_the_network_of_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot differ in model\.widths when model= is the network"):
+        train(tmp_path, "own", {"model.widths": [[8], [9]]}, model=torch.nn.Linear(4, 3), settings={"model": {}})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ways_to_run_must_fit_the_cohorts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"population\.executor has 2 entries for 3 cohorts"):
         train(tmp_path, "wrong", settings={"population.executor": ["singles", "chain"]})
