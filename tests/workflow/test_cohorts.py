@@ -23,7 +23,7 @@ from caviar.core.store import Store
 from caviar.population import Population, Step
 from caviar.workflow.cohorts import CohortLayout
 from caviar.workflow.members_observers import MembersBar, Portion
-from caviar.workflow.show import print_cohorts
+from caviar.workflow.show_cohorts import print_cohorts
 from tests.workflow.small import lasting
 
 VARY: dict[str, Any] = {
