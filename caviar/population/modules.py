@@ -51,8 +51,8 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy parameters and buffers into a module that has all of them."""
-    for name, tensor in tensors_of(module).items():
+    """Copy parameters and buffers into a module that has all of them; a tied one by its first name."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         tensor.copy_(tensors[name])
 
 
