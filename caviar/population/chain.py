@@ -88,6 +88,9 @@ class Chain:
         batch.losses = self._log.row(self._loss.prepare(targets, batch))
         for group in self._groups:
             group.step(len(inputs))
+        if step.average is not None:
+            for group in self._groups:
+                group.average(step.average)
 
     def _set_numbers(self, step: Step, weighed: Sequence[bool] | None) -> None:
         present = None if weighed is None or all(weighed) else weighed

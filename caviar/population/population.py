@@ -200,6 +200,8 @@ class Population:
         if self._remembered:
             return dict(self._remembered)
         found = {f"model/{name}": tensor.clone() for name, tensor in self.cohort.weights.items()}
+        if self.cohort.average:
+            found |= {f"average/{name}": tensor.clone() for name, tensor in self.cohort.weights.items()}
         return {**found, "draws": torch.stack([generator.get_state() for generator in self.cohort.draws])}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -346,7 +348,7 @@ class Population:
 def _first(name: str, weights: Mapping[str, Tensor]) -> Tensor | float:
     """Return what a state's tensor begins with in a member of these weights (1, ...)."""
     room, _, key = name.partition("/")
-    if room == "model":
+    if room in ("model", "average"):
         return weights[key][0]
     owner, _, slot = key.rpartition("/")
     if slot == "slow":  # Lookahead's slow weights begin as the weights
@@ -387,16 +389,7 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
     if isinstance(source, nn.Module):
         _check_shapes_known(source)
         return [source] * count
-    if not callable(source):
-        raise InputError(f"a population is made of a torch.nn.Module or a function that makes one, not of {source!r}.")
-    modules = []
-    for trial in range(count):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_derived(seed, trial, seeds, "weights"))
-            modules.append(source())
-        if not isinstance(modules[-1], nn.Module):
-            raise InputError(f"the function made a {type(modules[-1]).__name__}; it must make a torch.nn.Module.")
-        _check_shapes_known(modules[-1])
+    modules = [make_module(source, seed, trial, seeds) for trial in range(count)]
     if len({id(module) for module in modules}) < count:
         raise InputError(
             "the function made the same module twice, so that members would share weights. Make a new one at each "
@@ -410,6 +403,21 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
             "have one architecture; make a population for each."
         )
     return modules
+
+
+def make_module(source: Source, seed: int, trial: int, seeds: Sequence[int] | None = None) -> nn.Module:
+    """Return a member's first module: the one that is given, or what the function makes for the member's seed."""
+    if isinstance(source, nn.Module):
+        return source
+    if not callable(source):
+        raise InputError(f"a population is made of a torch.nn.Module or a function that makes one, not of {source!r}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_derived(seed, trial, seeds, "weights"))
+        made = source()
+    if not isinstance(made, nn.Module):
+        raise InputError(f"the function made a {type(made).__name__}; it must make a torch.nn.Module.")
+    _check_shapes_known(made)
+    return made
 
 
 def _check_shapes_known(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from caviar.core.seeds import set_generator
 from caviar.nn import Regularizer, build_regularizer
 from caviar.optim import build_optimizer, clip_gradients, set_learning_rate, set_momentum
+from caviar.population.average import average_of, state_of
 from caviar.population.cohort import Blocks, Cohort, Number, Step, Task
 from caviar.population.modules import (
     Manners,
@@ -53,10 +54,17 @@ class Single:
         clip = cohort.value("clip_norm", None)
         self._clip_norm = cohort.clip_norm if clip is None else float(clip[member])
         self._autocast = cohort.autocast
+        self.average = average_of(cohort, lambda: tensors_of(self.module))
         self._known = known
 
     def step(self, step: Step, member: int) -> Tensor:
         """Take one training step and return the loss, which nothing has read yet."""
+        loss = self._step(step, member)
+        if step.average is not None and self.average is not None:
+            self.average.take(step.average)
+        return loss
+
+    def _step(self, step: Step, member: int) -> Tensor:
         weights = None if step.weights is None else step.weights[member]
         if step.learning_rate is not None:
             set_learning_rate(self.optimizer, _of(step.learning_rate, member))
@@ -172,7 +180,7 @@ def _state_of(single: Single) -> dict[str, Tensor]:
     state = {f"model/{name}": tensor.detach() for name, tensor in tensors_of(single.module).items()}
     remembered = optimizer_state(single.optimizer, single.names)
     state |= {f"optimizer/{name}": tensor for name, tensor in remembered.items()}
-    return {**state, "draws": single.generator.get_state()}
+    return {**state, **state_of(single.average), "draws": single.generator.get_state()}
 
 
 def _names(states: list[dict[str, Tensor]]) -> list[str]:
@@ -189,6 +197,8 @@ def _at(state: dict[str, Tensor], states: list[dict[str, Tensor]], name: str) ->
 def _load_into(single: Single, state: Mapping[str, Tensor]) -> None:
     load_tensors(single.module, under(state, "model/"))
     load_optimizer_state(single.optimizer, single.names, under(state, "optimizer/"))
+    if single.average is not None:
+        single.average.load(state)
     set_generator(single.generator, state["draws"])
 
 

@@ -16,6 +16,7 @@ from caviar.optim.build_rule import rule_of
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plain import plain
 from caviar.optim.settings import MuonSettings
+from caviar.population.average import average_of, state_of
 from caviar.population.cohort import Blocks, Cohort, Step, Task
 from caviar.population.layers import Context, NotLoweredError
 from caviar.population.lower import Lowered, canonical_names, lower
@@ -120,6 +121,7 @@ class Stacked:
         self._context = Context(self._tensors, cohort.draws, cohort.value("dropout", None))
         self._loss = members_loss(cohort)
         self._optimizer = self._build_optimizer()
+        self._average = average_of(cohort, lambda: {n: self._tensors[first] for n, first in lowered.names.items()})
         self._losses: list[Tensor] = []
 
     def _build_optimizer(self) -> Optimizer:
@@ -157,6 +159,8 @@ class Stacked:
         self._losses.append(losses.detach())
         if idle is not None and before is not None:
             self._put_back(idle, before)
+        if step.average is not None and self._average is not None:
+            self._average.take(step.average)
 
     def _update(self) -> None:
         cohort = self._cohort
@@ -197,7 +201,7 @@ class Stacked:
     def state(self) -> dict[str, Tensor]:
         found = {name: tensor.detach().clone() for name, tensor in self._live_state().items()}
         draws = torch.stack([generator.get_state() for generator in self._cohort.draws])
-        return {**found, "draws": draws}
+        return {**found, **state_of(self._average), "draws": draws}
 
     def _live_state(self) -> dict[str, Tensor]:
         """Weights, buffers and what the rule remembers, every tensor with members in front; not copies."""
@@ -214,6 +218,8 @@ class Stacked:
                 self._tensors[name].copy_(tensor)
         remembered = {name: _common(tensor) for name, tensor in under(state, "optimizer/").items()}
         load_optimizer_state(self._optimizer, self._names, remembered)
+        if self._average is not None:
+            self._average.load(state)
         for generator, draws in zip(self._cohort.draws, state["draws"], strict=True):
             set_generator(generator, draws)
 
@@ -224,7 +230,7 @@ class Stacked:
         for name, tensor in now.items():
             if name in before:
                 tensor[idle] = before[name].to(tensor)
-            elif name != "draws":
+            elif name != "draws" and not name.startswith("average/"):
                 tensor[idle] = 0
         self.load(now)
 
