@@ -1,5 +1,6 @@
 """caviar diagnose: what a run's records mean."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,7 +9,10 @@ import typer
 from caviar.cli.output import JsonFlag, Output, QuietFlag
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from caviar.core.findings import Finding
+    from caviar.diagnose.groups import Group
     from caviar.workflow.diagnose import RunDiagnosis
 
 
@@ -18,6 +22,9 @@ def diagnose(
         Literal["info", "warning", "error", "never"],
         typer.Option(help="Leave with exit code 1 when there is a finding as bad as this, or worse."),
     ] = "never",
+    trial: Annotated[
+        int | None, typer.Option(help="Of a run of many members: the trial to look at by itself.", min=0)
+    ] = None,
     prove: Annotated[
         bool, typer.Option("--prove", help="Try the remedies in short runs beside an untouched control; takes a while.")
     ] = False,
@@ -35,21 +42,27 @@ def diagnose(
 ) -> None:
     """Read the records of RUN and say what is wrong with its training, with evidence and remedies."""
     from caviar.core.errors import InputError
+    from caviar.diagnose.groups import grouped
     from caviar.workflow.diagnose import diagnose_run
 
     output = Output(as_json, quiet)
     if not prove and (given := [n for n, v in {"--code": code, "--epochs": epochs, "--seeds": seeds}.items() if v]):
         raise InputError(f"{' and '.join(given)} is for --prove. Add it, or leave {given[0]} out.")
-    found = diagnose_run(run)
-    output.say(*_lines(found, verbose=verbose))
+    found = diagnose_run(run, trial)
+    together = found.members > 1 and trial is None
+    groups = grouped(found.diagnosis.findings) if together else []
+    output.say(*(_group_lines if together else _lines)(found, verbose=verbose))
     proof = _prove(output, run, code, epochs, seeds, allow_code=allow_code) if prove else None
     output.give(
         "diagnose",
         run=str(run),
         status=found.status,
         records=found.num_records,
+        members=found.members,
+        **({} if trial is None else {"trial": trial}),
         worst=found.diagnosis.worst(),
         findings=[_described(found, finding) for finding in found.diagnosis.findings],
+        **({"groups": [group.to_dict() for group in groups]} if together else {}),
         silent=[silent._asdict() for silent in found.diagnosis.silent],
         **({} if proof is None else {"proof": proof}),
     )
@@ -86,7 +99,7 @@ def _lines(found: "RunDiagnosis", *, verbose: bool) -> list[str]:
     findings, silent = found.diagnosis.findings, found.diagnosis.silent
     quiet = len({each.code for each in silent})
     lines = [
-        f"{found.folder.path} ({found.status}): {len(findings) or 'no'} finding{'s' * (len(findings) != 1)} from "
+        f"{found.folder.path} ({found.status}): {_counted(len(findings), 'finding')} from "
         f"{found.num_records:,} records by {len(RULES) + len(CROSS_RULES) - quiet} rules; {quiet} stayed silent."
     ]
     causes = [finding for finding in findings if verbose or not finding.consequence_of]
@@ -100,11 +113,12 @@ def _lines(found: "RunDiagnosis", *, verbose: bool) -> list[str]:
     return lines
 
 
-def _finding_lines(found: "RunDiagnosis", finding: "Finding") -> list[str]:
+def _finding_lines(found: "RunDiagnosis", finding: "Finding", members: "Sequence[int] | None" = None) -> list[str]:
     from caviar.workflow.remedies import remedies_for
 
+    whose = _member(finding.member) if members is None else _of(found, members)
     lines = [
-        f"{finding.severity} {finding.code}{_member(finding.member)}: {finding.title} ({finding.confidence:.0%} sure)",
+        f"{finding.severity} {finding.code}{whose}: {finding.title} ({finding.confidence:.0%} sure)",
         f"  {finding.message}",
     ]
     if finding.consequence_of:
@@ -121,5 +135,47 @@ def _finding_lines(found: "RunDiagnosis", finding: "Finding") -> list[str]:
     return [*lines, f"  More: caviar explain {finding.code}"]
 
 
+def _group_lines(found: "RunDiagnosis", *, verbose: bool) -> list[str]:
+    """Say what was found in many members: those of one code together, the worst of them in full."""
+    from caviar.diagnose.groups import grouped
+
+    findings = found.diagnosis.findings
+    groups = [group for group in grouped(findings) if verbose or not group.finding.consequence_of]
+    warned = {finding.member for finding in findings if finding.severity != "info" and finding.member is not None}
+    lines = [
+        f"{found.folder.path} ({found.status}): {_counted(len(groups), 'kind')} of findings in {found.members} trials "
+        f"from {found.num_records:,} records; {_counted(found.members - len(warned), 'trial')} without a warning."
+    ]
+    for group in groups:
+        lines += ["", *_one_group(found, group)]
+    lines += ["", f"One trial by itself: caviar diagnose {shlex.quote(str(found.folder.path))} --trial N"]
+    silent: dict[tuple[str, str], list[int]] = {}
+    for each in found.diagnosis.silent:
+        silent.setdefault((each.code, each.reason), []).extend([] if each.member is None else [each.member])
+    if not verbose:
+        return [*lines, "--verbose tells why rules stayed silent."] if silent else lines
+    lines += ["", "Silent:" if silent else "No rule stayed silent."]
+    return lines + [f"  {code}{_of(found, members)}: {reason}" for (code, reason), members in sorted(silent.items())]
+
+
+def _one_group(found: "RunDiagnosis", group: "Group") -> list[str]:
+    finding = group.finding
+    lines = _finding_lines(found, finding, group.members)
+    if len(group.members) > 1:
+        lines[1] = f"  Worst in trial {finding.member}: {finding.message}"
+    return lines
+
+
+def _of(found: "RunDiagnosis", members: "Sequence[int]") -> str:
+    from caviar.diagnose.groups import members_in_words
+
+    words = members_in_words(members, found.members)
+    return f" in {words}" if words else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'s' * (count != 1)}"
+
+
 def _member(member: int | None) -> str:
-    return f" of member {member}" if member else ""
+    return f" of trial {member}" if member else ""

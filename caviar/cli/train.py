@@ -96,7 +96,7 @@ def _show(output: Output, run: Any) -> None:
         *spread,
         *report_tables(metrics),
         *_interventions(summary.get("interventions", [])),
-        *_findings(path, summary.get("findings", [])),
+        *_findings(path, summary.get("findings", []), len(summary.get("trials", []))),
         f"Best epoch {metrics['best_epoch']} of {summary['epochs_run']}. Everything is in {path}/ (recipe.toml, "
         f"records.sqlite, {'cohorts' if recipe.population.vary else 'checkpoints'}/, bundle/, train.log).",
         "Next:",
@@ -128,10 +128,12 @@ def _interventions(interventions: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _findings(path: Path, findings: list[dict[str, Any]]) -> list[str]:
+def _findings(path: Path, findings: list[dict[str, Any]], members: int) -> list[str]:
     """Return a line for each finding that is worse than worth knowing and no consequence of another one."""
+    from caviar.diagnose.groups import line_of
+
     grave = [f for f in findings if f["severity"] != "info" and not f["consequence_of"]]
-    lines = [f"{f['severity']} {f['code']} {f['title']}: {f['message']}" for f in grave]
+    lines = [line_of(finding, members) for finding in grave]
     return [*lines, f"What to do about it: caviar diagnose {shlex.quote(str(path))}"] if lines else []
 
 

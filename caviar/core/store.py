@@ -31,6 +31,10 @@ CREATE VIEW IF NOT EXISTS records AS
   SELECT trial, step, epoch, split, layer, name, value FROM points JOIN series ON series.id = points.series;
 """
 
+HELD = """
+SELECT DISTINCT trial FROM series WHERE EXISTS (SELECT 1 FROM points WHERE points.series = series.id) ORDER BY trial
+"""
+
 
 class Store:
     """Writes and reads a run's records. Use as a context manager, or call `close`."""
@@ -116,6 +120,11 @@ class Store:
                 f"SELECT {columns} FROM records{where} ORDER BY {order}", tuple(given.values())
             )
             return [Record._make((*row[:6], math.nan if row[6] is None else row[6])) for row in rows]
+
+    def trials(self) -> list[int]:
+        """Return the numbers of the trials that there are records of, in order."""
+        with _readable(self.path):
+            return [row[0] for row in self._connection.execute(HELD)]
 
     def add_event(self, step: int, kind: str, **detail: Any) -> None:
         """Note that something happened (started, resumed, interrupted, finished, ...).

@@ -39,8 +39,8 @@ class Diagnosis:
         return tuple(f for f in self.findings if at_least(f.severity, severity))
 
 
-def diagnose(stories: Mapping[int, Story]) -> Diagnosis:
-    """Apply every rule to every member, and the comparing rules to all of them."""
+def diagnose(stories: Mapping[int, Story], *, compare: bool = True) -> Diagnosis:
+    """Apply every rule to every member, and with `compare` the comparing rules to all of them."""
     findings: list[Finding] = []
     silent: list[Silent] = []
     for member, story in stories.items():
@@ -52,7 +52,7 @@ def diagnose(stories: Mapping[int, Story]) -> Diagnosis:
             except Exception as error:  # a rule must never end a training run
                 silent.append(Silent(code, member, _reason(error)))
         findings += _with_causes(found)
-    for code, cross_rule in CROSS_RULES.items():
+    for code, cross_rule in CROSS_RULES.items() if compare else ():
         try:
             with np.errstate(all="ignore"):
                 findings += [_finding(code, each, None) for each in cross_rule(stories, limits_of(code))]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_type_hints
 
 from torch import nn
@@ -26,7 +26,8 @@ class Facts:
     task: classification or regression. loss: as in a recipe. train_shares, dev_shares: of the classes, in their order.
     layers: those with weights, in the network's own order. hidden: activations before the last of them. norms: batch
     norms. own_network: whether caviar built the network, so that its weights are fresh. own_targets: whether caviar
-    standardised the targets. best_error: the least error to hope for, -1 where nobody said.
+    standardised the targets. best_error: the least error to hope for, -1 where nobody said. chosen: of a member, the
+    hyperparameters in which it differs from others.
     """
 
     task: str = ""
@@ -58,6 +59,7 @@ class Facts:
     hidden: tuple[LayerFacts, ...] = ()
     norms: tuple[LayerFacts, ...] = ()
     best_error: float = -1.0
+    chosen: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON."""
@@ -70,17 +72,38 @@ class Facts:
         """Read what `to_dict` gave; keys of another version and values of another type are left out."""
         known: dict[str, Any] = {}
         hints = get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            value = values.get(field.name)
-            if field.name in ("layers", "hidden", "norms") and isinstance(value, list | tuple):
-                known[field.name] = tuple(LayerFacts(*entry) for entry in value)
+        for name in (entry.name for entry in dataclasses.fields(cls)):
+            value = values.get(name)
+            if name in ("layers", "hidden", "norms") and isinstance(value, list | tuple):
+                known[name] = tuple(LayerFacts(*entry) for entry in value)
+            elif name == "chosen":
+                known[name] = dict(value) if isinstance(value, dict) else {}
             elif isinstance(value, list):
-                known[field.name] = tuple(value)
-            elif value is not None and isinstance(
-                value, hints[field.name] if isinstance(hints[field.name], type) else object
-            ):
-                known[field.name] = value
+                known[name] = tuple(value)
+            elif value is not None and isinstance(value, hints[name] if isinstance(hints[name], type) else object):
+                known[name] = value
         return cls(**known)
+
+
+OWN = ("label_smoothing", "clip_norm", "l1", "l2", "dropout")
+"""Facts that are hyperparameters in which members may differ."""
+
+
+def member_facts(shared: Facts, chosen: Mapping[str, float]) -> Facts:
+    """Return the facts of a member that has these hyperparameters of its own."""
+    own: dict[str, Any] = {name: chosen[name] for name in OWN if name in chosen}
+    return dataclasses.replace(shared, chosen=dict(chosen), **own)
+
+
+def differences(facts: Facts, shared: Facts) -> dict[str, Any]:
+    """Return, as JSON, the facts that are not the shared ones: what `merged` puts back."""
+    common = shared.to_dict()
+    return {name: value for name, value in facts.to_dict().items() if value != common[name]}
+
+
+def merged(shared: Facts, own: Mapping[str, Any]) -> Facts:
+    """Return the shared facts with those of `differences` in their place."""
+    return Facts.from_dict(shared.to_dict() | dict(own))
 
 
 def facts_of(model: nn.Module) -> Facts:

@@ -252,12 +252,17 @@ def stories(
 ) -> Mapping[int, Story]:
     """Sort records into one story for each member."""
     found: dict[int, Story] = {}
-    groups: dict[int, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.trial, []).append(record)
-    for member, own in sorted(groups.items()):
+    for member, own in sorted(by_trial(records).items()):
         found[member] = Story(facts, member, finished, failed)
         found[member].add(own)
+    return found
+
+
+def by_trial(records: Iterable[Record]) -> dict[int, list[Record]]:
+    """Sort records by trial, in the order in which they come."""
+    found: dict[int, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.trial, []).append(record)
     return found
 
 

@@ -3,8 +3,8 @@
 A signal is either shared, (batch, ...) and the same for all members, or stacked, (members, batch, ...).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -32,7 +32,8 @@ class Signal(NamedTuple):
 class Context:
     """What layers need besides their input: the members' weights and buffers by name, and the state of the run.
 
-    listen: is told of every layer, its name, what went in and what came out.
+    listen: is told of every layer, its name, what went in and what came out. names: under which a tensor with several
+    names is found.
     """
 
     tensors: dict[str, Tensor]
@@ -41,6 +42,7 @@ class Context:
     training: bool = True
     weights: Tensor | None = None
     listen: Callable[[nn.Module, str, Signal, Signal], None] | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def num_members(self) -> int:
@@ -48,7 +50,8 @@ class Context:
 
     def own(self, name: str, parameter: str) -> Tensor | None:
         """Return the stacked weight or buffer of the layer called `name`, or None where it has none."""
-        return self.tensors.get(f"{name}.{parameter}" if name else parameter)
+        full = f"{name}.{parameter}" if name else parameter
+        return self.tensors.get(self.names.get(full, full))
 
 
 class NotLoweredError(Exception):
@@ -244,8 +247,8 @@ def _one_by_one(module: nn.Module, name: str, signal: Signal, context: Context) 
     """Any other layer, member by member."""
     if any(True for _ in module.buffers()):
         raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) has buffers and no stacked form")
-    prefix = f"{name}." if name else ""
-    own = {key: context.tensors[prefix + key] for key, _ in module.named_parameters()}
+    found = {key: context.own(name, key) for key, _ in module.named_parameters()}
+    own = {key: tensor for key, tensor in found.items() if tensor is not None}
     if not own and not signal.stacked:
         return Signal(module(signal.tensor), False)
     if own and context.training and _may_draw(module):

@@ -42,6 +42,7 @@ class Lowered:
         if self._tied:
             context = replace(context, tensors={name: context.tensors[first] for name, first in self.names.items()})
         values: dict[Any, Any] = {}
+        context.names = self.names
         batch = Signal(stack_of(inputs), isinstance(inputs, Views))
         for node in self._graph.nodes:
             if node.op == "output":

@@ -18,13 +18,21 @@ from caviar.train.evaluate import EVALUATION_BATCH, MEMBERS_BATCH, batches
 from caviar.train.folds import evaluate_views
 from caviar.train.loop import RECALIBRATION_EXAMPLES
 
+MOST_COUNTS = 4_000_000
+"""Numbers in the confusion matrices of all members; of more classes they are not kept."""
+
 if TYPE_CHECKING:
     from caviar.train.members import MembersJob, MembersState
 
 
 @torch.no_grad()
-def evaluate_members(job: "MembersJob", population: Population, examples: Examples) -> tuple[Tensor, Tensor]:
-    """Return loss and metric (accuracy, or R2) of every member over a split, float64 [members]."""
+def evaluate_members(
+    job: "MembersJob", population: Population, examples: Examples, confusions: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return loss and metric (accuracy, or R2) of every member over a split, float64 [members].
+
+    confusions: is given the counts of `confusion_of` of each batch, unless they would be many.
+    """
     total = torch.zeros(len(population), dtype=torch.float64)
     hits, squares = torch.zeros_like(total), torch.zeros_like(total)
     y = y2 = 0.0
@@ -33,7 +41,10 @@ def evaluate_members(job: "MembersJob", population: Population, examples: Exampl
         outputs = population.outputs(job.prepare(stored.to(job.device)))
         total += job.loss_per_example(outputs, labels).double().sum(dim=1).cpu()
         if job.task == "classification":
-            hits += (outputs.argmax(dim=2) == labels).sum(dim=1).cpu()
+            predicted = outputs.argmax(dim=2)
+            hits += (predicted == labels).sum(dim=1).cpu()
+            if confusions is not None and len(predicted) * outputs.shape[2] ** 2 <= MOST_COUNTS:
+                confusions.append(confusion_of(labels, predicted, outputs.shape[2]).cpu())
         else:
             wanted = labels.double().view(-1)
             squares += (outputs.double().flatten(1) - wanted).square().sum(dim=1).cpu()
@@ -46,13 +57,24 @@ def evaluate_members(job: "MembersJob", population: Population, examples: Exampl
     return total / rows, metric
 
 
-def judge(job: "MembersJob", population: Population, state: "MembersState") -> tuple[Tensor, Tensor]:
+def confusion_of(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
+    """Return counts (members, true classes, predicted classes) from labels (rows,) and predictions (members, rows)."""
+    members = torch.arange(len(predicted), device=labels.device).unsqueeze(1)
+    places = (members * num_classes + labels.long()) * num_classes + predicted
+    counts = torch.bincount(places.flatten(), minlength=len(predicted) * num_classes**2)
+    return counts.view(len(predicted), num_classes, num_classes)
+
+
+def judge(
+    job: "MembersJob", population: Population, state: "MembersState", confusions: list[Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return loss and metric of every trial that trains on what judges it: dev, its fold, or the mean over folds.
 
-    A fold that has left counts with what it last came to; NaN where one has diverged.
+    A fold that has left counts with what it last came to; NaN where one has diverged. confusions: is given the counts
+    of each batch of dev; folds have none.
     """
     if job.folds is None:
-        return evaluate_members(job, population, job.dev)
+        return evaluate_members(job, population, job.dev, confusions)
     alive = state.alive
     loss, metric = evaluate_views(job, population, job.folds, alive, lambda view: view.train, job.folds.held_out)
     now = {trial: place for place, trial in enumerate(alive)}

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -106,6 +106,7 @@ class MembersFacts:
     """What one finished epoch came to, for the trials that trained in it.
 
     values: (split, name) -> [trials]; learning_rates: [trials]; better: which were better on dev than ever before.
+    confusions: counts on dev (trials, true classes, predicted classes), None where they would be many.
     """
 
     epoch: int
@@ -115,6 +116,15 @@ class MembersFacts:
     values: dict[tuple[str, str], Tensor]
     better: Tensor
     batch_losses: Tensor
+    confusions: Tensor | None = None
+
+
+@runtime_checkable
+class MembersInsideObserver(Protocol):
+    """An observer that looks inside the steps it chooses."""
+
+    def before_step(self, population: Population, step: Step, number: int) -> None:
+        """Before every step is handed out; `number` counts from 1. Nothing of the members may be changed."""
 
 
 class MembersObserver(SaveObserver, Protocol):
@@ -159,10 +169,14 @@ def _train(
     if isinstance(job.schedule, Plateaus) and state.schedule:
         job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
+    inside = [observer for observer in observers if isinstance(observer, MembersInsideObserver)]
     while state.alive and state.epoch <= job.epochs:
         rows = epoch_rows(job.train, job.seed, state.epoch)
         for start, end in bounds[state.batch :]:
-            population.take(make_step(job, state, rows[start:end]))
+            step = make_step(job, state, rows[start:end])
+            for watcher in inside:
+                watcher.before_step(population, step, state.step + 1)
+            population.take(step)
             state.batch += 1
             state.step += 1
             for observer in observers:
@@ -244,8 +258,9 @@ def _finish_epoch(
     train_loss = (losses * sizes).sum(dim=0) / sizes.sum(dim=0)
     current = population.state()
     judged = judged_weights(job, population, state, current)
+    confusions: list[Tensor] = []
     with showing(population, judged, current):
-        dev_loss, metric = judge(job, population, state)
+        dev_loss, metric = judge(job, population, state, confusions)
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]
@@ -270,7 +285,8 @@ def _finish_epoch(
         state.best_step = state.step
     rates = torch.as_tensor(_of(job.schedule(state.step - 1), alive), dtype=torch.float64).expand(len(alive))
     values = {("train", "loss"): train_loss, ("dev", "loss"): dev_loss, ("dev", name): metric}
-    facts = MembersFacts(state.epoch, state.step, tuple(alive), rates, values, better, losses)
+    counts = torch.stack(confusions).sum(dim=0) if confusions else None
+    facts = MembersFacts(state.epoch, state.step, tuple(alive), rates, values, better, losses, counts)
     if isinstance(job.schedule, Plateaus):
         job.schedule.observe(alive, value.tolist())
         state.schedule = job.schedule.state()

@@ -13,12 +13,14 @@ from caviar.core.errors import CaviarError, DivergedError, InputError, Interrupt
 from caviar.core.runs import OwnedRun, RunFolder
 from caviar.core.seeds import derive_seed
 from caviar.core.store import Store
+from caviar.diagnose.groups import grouped
 from caviar.recipe import Recipe
 from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import StopRequest, isolated_randomness
 from caviar.train.members import MembersState
 from caviar.train.state import State
 from caviar.workflow.care import train_with_care
+from caviar.workflow.diagnose import diagnose_run
 from caviar.workflow.execute_cohorts import train_cohorts
 from caviar.workflow.execute_members import finish_population, train_population
 from caviar.workflow.hand_over import finish
@@ -132,6 +134,9 @@ def _train_cohorts(
         _interrupted(plan, folder, store, log, state, f" of {stopped_in}")
     store.add_event(state.step, "finished")
     folder.write_summary(status="finished")
+    if plan.recipe.watch.findings != "none":
+        found = diagnose_run(folder.path).diagnosis
+        folder.write_summary(findings=[group.to_dict() for group in grouped(found.findings)])
     log.write("finished")
 
 

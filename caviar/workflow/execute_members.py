@@ -23,6 +23,7 @@ from caviar.workflow.members import best_trial, describe_members, first_state, m
 from caviar.workflow.members_observers import MembersBar, MembersRecorder, Portion
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan
+from caviar.workflow.watching_members import Watched, watch_members
 
 
 class Part(NamedTuple):
@@ -65,7 +66,8 @@ def train_population(
     detail = {} if part is None else {"cohort": part.portion.number}
     store.add_event(state.step, "started" if start is None else "resumed", **detail)
     folder.write_summary(status="running", epoch=state.epoch - 1, epochs=job.epochs, error=None, **detail)
-    recorder, layout = MembersRecorder(store, folder, log, trials), layout_of(plan.recipe, len(population))
+    eyes = watch_members(plan, job, population, Watched(folder, store, whole, trials), state.step, console)
+    recorder, layout = MembersRecorder(store, folder, log, eyes, trials), layout_of(plan.recipe, len(population))
     portion = None if part is None else part.portion
     try:
         with (
@@ -73,13 +75,16 @@ def train_population(
             MembersBar(job.epochs, len(job.train), job.batch_size, state.step, console, portion) as bar,
         ):
             population.prepare(steps, layout)
-            done = train_members(job, population, state, checkpoints, [recorder, bar], stop)
+            done = train_members(job, population, state, checkpoints, [eyes, recorder, bar], stop)
     except Exception as error:
         with contextlib.suppress(OSError, CaviarError):  # what led to the failure is worth reading
             recorder.flush()
             store.add_event(state.step, "failed", error=str(error))
+            folder.write_summary(findings=eyes.findings(failed=True))
         raise
     recorder.on_save(state.step)
+    if part is None:
+        folder.write_summary(findings=eyes.findings(finished=done))
     return state, done
 
 

@@ -18,6 +18,7 @@ from caviar.core.runs import RunFolder
 from caviar.core.store import Store
 from caviar.train.members import MembersFacts, Trial
 from caviar.workflow.observers import PLAIN_SECONDS, REFRESH_SECONDS, WIDE, Rate, RunLog, TimeLeft
+from caviar.workflow.watching_members import MembersEyes
 
 EPOCH_RECORDS = 20_000
 """Batch losses stored of an epoch, of all members together: of more, every n-th step."""
@@ -25,13 +26,15 @@ FLUSH_SECONDS = 1.0
 
 
 class MembersRecorder:
-    """Writes records of every trial and epoch, and keeps run.json current.
+    """Writes records of every trial and epoch and what `eyes` have seen, and keeps run.json current.
 
     trials: the members' numbers in the whole run, where they are not all of it.
     """
 
-    def __init__(self, store: Store, folder: RunFolder, log: RunLog, trials: Sequence[int] | None = None) -> None:
-        self._store, self._folder, self._log, self._trials = store, folder, log, trials
+    def __init__(
+        self, store: Store, folder: RunFolder, log: RunLog, eyes: MembersEyes, trials: Sequence[int] | None = None
+    ) -> None:
+        self._store, self._folder, self._log, self._eyes, self._trials = store, folder, log, eyes, trials
         self._records: list[Record] = []
         self._summary: dict[str, Any] = {}
         self._flushed = time.monotonic()
@@ -76,9 +79,11 @@ class MembersRecorder:
         self._folder.note_progress(**self._summary, step=step)
 
     def flush(self) -> None:
-        """Write everything gathered so far."""
-        self._store.write(self._records)
+        """Write everything gathered so far, and let rules read it."""
+        records = self._records + self._eyes.drain()
+        self._store.write(records)
         self._records = []
+        self._eyes.read(records)
         self._flushed = time.monotonic()
 
 

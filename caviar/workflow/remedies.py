@@ -4,6 +4,7 @@ import tomllib
 from typing import Any
 
 from caviar.core.findings import Finding, Remedy
+from caviar.population import NAMES
 from caviar.recipe import Recipe
 from caviar.recipe.recipe import PLAIN_SECTIONS, VARIANTS, accepts, variant_of
 from caviar.recipe.values import toml_value
@@ -15,9 +16,12 @@ DIGITS = 3
 def settings_of(remedy: Remedy, recipe: Recipe) -> tuple[str, ...] | None:
     """Return the assignments, such as "optimizer.learning_rate=0.0003", that carry a remedy out.
 
-    () where it is no matter of settings; None where the recipe has no such setting, or has it so already.
+    () where it is no matter of settings, or of one in which members differ; None where the recipe has no such setting,
+    or has it so already.
     """
-    found = [_assignment(recipe, setting, how) for setting, how in remedy.change.items()]
+    varied = {NAMES[name] for name in recipe.population.lists()}
+    changes = {setting: how for setting, how in remedy.change.items() if setting not in varied}
+    found = [_assignment(recipe, setting, how) for setting, how in changes.items()]
     if not found:
         return ()
     known = [assignment for assignment in found if assignment]

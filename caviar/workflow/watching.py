@@ -1,6 +1,6 @@
 """What watches a run: facts and first records from its plan, quantities while it trains, findings live and last."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from caviar.diagnose.quantities.inputs import moments_of, shift_between
 from caviar.nn.settings import ConvNetSettings, MLPSettings
 from caviar.train.evaluate import evaluate
 from caviar.train.loop import Job
+from caviar.train.members import MembersJob
 from caviar.workflow.plan import Plan
 
 SAMPLE_ROWS = 500
@@ -80,7 +81,7 @@ def _shares(labels: "np.typing.NDArray[np.generic]", classes: int) -> tuple[floa
 
 
 @torch.no_grad()
-def first_records(job: Job, trial: int = 0) -> list[Record]:
+def first_records(job: Job | MembersJob, trials: Iterable[int] = (0,)) -> list[Record]:
     """Return what the data tell before training: whether inputs are finite, and how dev's compare with train's."""
     some = {name: _portion(examples, COMPARED_ROWS) for name, examples in (("train", job.train), ("dev", job.dev))}
     moments = {name: moments_of(job.prepare(rows.inputs.to(job.device))) for name, rows in some.items()}
@@ -92,7 +93,12 @@ def first_records(job: Job, trial: int = 0) -> list[Record]:
     if stored.is_floating_point() and job.train.rows is None:
         whole = bool(torch.isfinite(stored.sum()))  # one pass; a sum that overflows is looked at again
         numbers["train", "input_nonfinite"] = 0.0 if whole else float((~torch.isfinite(stored)).float().mean())
-    return [Record(trial, 0, 0, split, "", name, value) for (split, name), value in numbers.items()]
+    return [Record(t, 0, 0, split, "", name, value) for t in trials for (split, name), value in numbers.items()]
+
+
+def training_sample(examples: Examples) -> Examples:
+    """Return the training examples that are evaluated now and then as dev is."""
+    return _portion(examples, max(1, min(SAMPLE_ROWS, len(examples) // 4)))
 
 
 def _portion(examples: Examples, count: int) -> Examples:
@@ -106,7 +112,7 @@ def build_watcher(plan: Plan, job: Job, first_step: int) -> Watcher | None:
     settings = plan.recipe.watch
     if settings.quantities == "none":
         return None
-    sample = _portion(job.train, max(1, min(SAMPLE_ROWS, len(job.train) // 4)))
+    sample = training_sample(job.train)
     metric = "accuracy" if job.task == "classification" else "r2"
 
     def evaluate_sample() -> Mapping[str, float]:

@@ -8,6 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
+from caviar.core.records import Record
+from caviar.diagnose.quantities.names import MOMENTARY
+
 YES, NO = 'yes, "Zürich"', "no\u2009‖"
 QUICK: dict[str, Any] = {"epochs": 1, "progress": False}
 
@@ -57,3 +60,8 @@ def write_pictures(
             pixels = draw.integers(0, 100, (size, size, 3)) + 150 * number / max(len(classes) - 1, 1)
             Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{picture:03}.png")
     return root
+
+
+def lasting(records: list[Record]) -> list[Record]:
+    """Leave out what belongs to the machine, or to several steps that a stop may part."""
+    return [record for record in records if record.name not in MOMENTARY]

@@ -1,6 +1,7 @@
 """The observer that looks inside some steps of a population, at all members at once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from caviar.diagnose.quantities.structure import modes
 from caviar.population import Cohort, Executor, Population, Step
 from caviar.population.lower import lower
 from caviar.population.memory import step_bytes
-from caviar.population.modules import copy_template, manners
+from caviar.population.modules import copy_template, manners, stack_weights
 from caviar.population.views import member_of
 
 LOOK_BYTES = 1 << 28
@@ -36,11 +37,20 @@ class MembersWatcher:
     draws are as without it, bit for bit. `before_step` and `on_step` are to be called around every step, `drain` where
     the steps have been waited for (`Population.losses`).
 
-    everything: look at the outputs of layers with weights as well. first_step: steps taken so far.
+    everything: look at the outputs of layers with weights as well. first_step: steps taken so far. numbers: trials of
+    the records, by the population's trials; the same by default. looks: the steps that were looked at since somebody
+    emptied the list.
     """
 
-    def __init__(self, schedule: Schedule, *, first_step: int = 0, everything: bool = False) -> None:
-        self._schedule, self._everything = schedule, everything
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        first_step: int = 0,
+        everything: bool = False,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
+        self._schedule, self._everything, self._numbers = schedule, everything, numbers
         self.pending = MembersPending()
         self._clock = Clock(first_step)
         self._next = schedule.next_after(first_step)
@@ -52,6 +62,7 @@ class MembersWatcher:
         self._kind: Kind | None = None
         self._step: Step | None = None
         self._num_looks = 0
+        self.looks: list[int] = []
 
     def before_step(self, population: Population, step: Step, number: int) -> None:
         """Look at the members before the step of this number (counted from 1), if it is time."""
@@ -81,7 +92,8 @@ class MembersWatcher:
             return
         population.visit(lambda executor, first: self._parts[first].after(executor, moment, self.pending), step)
         if kind.full:
-            self._numbers(population, step, moment)
+            self._note_numbers(population, step, moment)
+            self.looks.append(moment.step)
             self._next = self._schedule.next_after(moment.step)
         self._step = None
 
@@ -93,7 +105,7 @@ class MembersWatcher:
         if first not in self._parts:
             assert self._population is not None
             assert self._subject is not None
-            trials = self._population.trials[first:end]
+            trials = self._trials(self._population)[first:end]
             memories = [self._memories.setdefault(trial, Memory()) for trial in trials]
             self._parts[first] = Part(self._subject, self._population.cohort.slice(first, end), trials, memories)
         return self._parts[first]
@@ -110,10 +122,14 @@ class MembersWatcher:
             self._modes = modes(self._subject.layout, next(iter(self._subject.layout.names)))
         self._population, self._parts = population, {}
 
-    def _numbers(self, population: Population, step: Step, moment: Moment) -> None:
+    def _trials(self, population: Population) -> Sequence[int]:
+        numbers = self._numbers
+        return population.trials if numbers is None else [numbers[trial] for trial in population.trials]
+
+    def _note_numbers(self, population: Population, step: Step, moment: Moment) -> None:
         machine = self._clock.read(moment.step, len(step.inputs), step.inputs.device)
         numbers = hyperparameters(population.cohort, step)
-        for place, trial in enumerate(population.trials):
+        for place, trial in enumerate(self._trials(population)):
             own = {key: values[place] for key, values in numbers.items()} | self._modes
             self.pending.add_numbers(moment, trial, own | machine)
             machine = {}  # it is one machine
@@ -129,8 +145,9 @@ def subject_of(cohort: Cohort, plain: bool, step: Step, *, everything: bool) -> 
     cumulative = any(isinstance(module, _BatchNorm) and module.momentum is None for module in template.modules())
     if isinstance(lowered, str) or cumulative:
         lowered = None
-    own = sum(tensor[0].nbytes for tensor in cohort.weights.values())
-    kept = step_bytes(cohort, step.inputs, step.targets) + 2 * own
+    one = replace(cohort.slice(0, 1), weights=stack_weights([template]))  # the executor holds the members' own
+    own = sum(tensor.nbytes for tensor in one.weights.values())
+    kept = step_bytes(one, step.inputs, step.targets) + 2 * own
     chunk = max(1, LOOK_BYTES // max(kept, 1))
     return Subject(layout, [names[id(p)] for p in layout.parameters], lowered, chunk, known, everything)
 

@@ -13,7 +13,7 @@ from caviar.diagnose.quantities.classes import read_confusion
 from caviar.diagnose.quantities.layout import Layout
 from caviar.diagnose.quantities.machine import Clock
 from caviar.diagnose.quantities.pending import Emit, Key, Pending
-from caviar.diagnose.quantities.schedule import Schedule
+from caviar.diagnose.quantities.schedule import Schedule, is_due
 from caviar.diagnose.quantities.signals import Signals
 from caviar.diagnose.quantities.structure import initial, learning, modes
 from caviar.diagnose.quantities.updates import Updates
@@ -113,23 +113,12 @@ class Watcher:
     def on_epoch(self, facts: EpochFacts) -> None:
         """After an epoch: how dev's predictions spread over classes, and now and then train evaluated as dev is."""
         moment = Moment(facts.step, facts.epoch, 0, 0)
-        if facts.confusion is not None and self._passes(facts, CLASS_STEPS):
+        if facts.confusion is not None and is_due(facts.step, facts.epoch, CLASS_STEPS, self._last_epoch):
             self.pending.add_numbers(moment, read_confusion(facts.confusion))
         examples = SAMPLE_COST * self._sample_size
-        if self._train_sample is not None and self._passes(facts, examples // max(self._batch_size, 1)):
-            found = self._train_sample()
-            numbers = {Key(f"evaluated_{name}" if name == "loss" else name): v for name, v in found.items()}
-            for name, value in found.items():
-                dev = facts.values.get(("dev", name))
-                if dev is not None:
-                    gap = dev - value if name == "loss" else value - dev
-                    numbers[Key("loss_gap" if name == "loss" else "gap", split="")] = gap
-            self.pending.add_numbers(moment, numbers)
-
-    def _passes(self, facts: EpochFacts, steps: int) -> bool:
-        """Whether a multiple of so many steps was passed in this epoch; also in the last one planned."""
-        begin, period = facts.step - facts.step // facts.epoch, max(1, steps)
-        return facts.epoch == self._last_epoch or facts.step // period > begin // period
+        steps = examples // max(self._batch_size, 1)
+        if self._train_sample is not None and is_due(facts.step, facts.epoch, steps, self._last_epoch):
+            self.pending.add_numbers(moment, gaps(self._train_sample(), facts.values))
 
     def on_save(self, step: int) -> None:
         """Nothing to do: whoever drains writes."""
@@ -176,6 +165,17 @@ class Watcher:
             self.pending.add(moment, *self._weights)
         self.pending.add_numbers(moment, numbers)
         self._facts, self._weights = {}, None
+
+
+def gaps(sample: Mapping[str, float], values: Mapping[tuple[str, str], float]) -> dict[Key, float]:
+    """Return what the evaluated training sample came to, loss and metric, and how dev's ("dev", name) differ."""
+    numbers = {Key(f"evaluated_{name}" if name == "loss" else name): value for name, value in sample.items()}
+    for name, value in sample.items():
+        dev = values.get(("dev", name))
+        if dev is not None:
+            gap = dev - value if name == "loss" else value - dev
+            numbers[Key("loss_gap" if name == "loss" else "gap", split="")] = gap
+    return numbers
 
 
 def _hyperparameters(optimizer: torch.optim.Optimizer) -> dict[Key, float]:

@@ -8,6 +8,7 @@ from caviar.diagnose.rules.found import CrossRule, Found, Limits, percent, say
 from caviar.diagnose.story import LackingError, Story
 
 VARIED = ("learning_rate", "weight_decay", "momentum")
+"""Hyperparameters that are records, for where nobody noted what members were given."""
 
 
 def _scores(stories: Mapping[int, Story], least: int) -> dict[int, float]:
@@ -20,7 +21,7 @@ def _scores(stories: Mapping[int, Story], least: int) -> dict[int, float]:
         if not name:
             raise LackingError("there are no records of dev")
         values = story.curve(name, "dev").finite().values * (-1 if name == "loss" else 1)
-        bad = story.has("batch_loss", "train") and not np.isfinite(story.losses.last)
+        bad = story.failed or (story.has("batch_loss", "train") and not np.isfinite(story.losses.last))
         found[member] = float("nan") if bad or not len(values) else float(values.max())
     return found
 
@@ -32,8 +33,8 @@ def at_the_edge(stories: Mapping[int, Story], limits: Limits) -> Iterator[Found]
     if len(good) < 2:
         raise LackingError("fewer than two members came through")
     best = max(good, key=lambda member: good[member])
-    for name in VARIED:
-        tried = {m: float(s.curve(name).values.max()) for m, s in stories.items() if s.has(name)}
+    for name in dict.fromkeys((*VARIED, *(name for story in stories.values() for name in story.facts.chosen))):
+        tried = {member: value for member, story in stories.items() if (value := _value(story, name)) is not None}
         values = sorted(set(tried.values()))
         if len(values) < limits["values"] or best not in tried or tried[best] not in (values[0], values[-1]):
             continue
@@ -58,15 +59,23 @@ def _error(story: Story, score: float) -> float:
         return 0.0
 
 
+def _value(story: Story, name: str) -> float | None:
+    """Return what a member was given of a hyperparameter, or None."""
+    chosen = story.facts.chosen.get(name)
+    if isinstance(chosen, int | float):
+        return float(chosen)
+    return float(story.curve(name).values.max()) if story.has(name) else None
+
+
 def many_fail(stories: Mapping[int, Story], limits: Limits) -> Iterator[Found]:
     """SEARCH002: many members diverge."""
     scores = _scores(stories, int(limits["members"]))
     share = float(np.mean([not np.isfinite(score) for score in scores.values()]))
     if share > limits["share"]:
         message = (
-            f"{percent(share)} of the {len(scores)} members ended in numbers that are not finite: the ranges reach "
+            f"{percent(share)} of the {len(scores)} members diverged: the ranges reach too far, and what they were "
+            "trained for was spent on nothing."
         )
-        message += "too far, and that much of the time was spent on nothing."
         yield Found("warning", 0.9, message, {"share": share, "members": float(len(scores))})
 
 
