@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
-BENCHMARKS := loop reading streaming components faults population
+BENCHMARKS := loop reading streaming components faults population drift
 
 # The first Python that is new enough and can make virtual environments; `make PYTHON=/path/to/python` overrides it.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))

@@ -244,14 +244,14 @@ def digits() -> Work:
 
 
 def pictures(source: Path | None) -> Work:
-    """Two blocks of conv, batch norm, ReLU and pool on 2,000 pictures, batch 50."""
+    """Two blocks of conv, batch norm, ReLU and pool on 2,000 pictures, batch 32."""
     pixels, numbers, what = cifar_arrays(source, 250)
     inputs, labels = torch.from_numpy(pixels).float() / 255, torch.from_numpy(numbers)
     inputs = (inputs - inputs.mean((0, 2, 3), keepdim=True)) / inputs.std((0, 2, 3), keepdim=True)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     inputs, labels = inputs[order], labels[order]
     train, dev = (inputs[:2000], labels[:2000]), (inputs[2000:], labels[2000:])
-    return Work(f"conv net 8-16, {what}, batch 50", lambda: plain_convnet([8, 16]), train, dev, 50, 0.05)
+    return Work(f"conv net 4-8, {what}, batch 32", lambda: plain_convnet([4, 8]), train, dev, 32, 0.05)
 
 
 def print_result(console: Console, result: dict[str, Any]) -> None:

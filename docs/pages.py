@@ -108,8 +108,9 @@ PAGES = (
         "`caviar recipe DATA --preview schedule` prints the course of your own recipe, and draws it with `--output`.",
         ("schedule.name",),
         ("schedule.*",),
-        ("optim.schedules.*", *_under("optim", "Plateau", "preview", "preview_table", "sparkline", "plot_schedules",
-                                      "build_schedule", "build_momentum_schedule", "check_schedule")),
+        ("optim.schedules.*", *_under("optim", "Plateau", "Plateaus", "preview", "preview_table", "sparkline",
+                                      "plot_schedules",
+                                      "build_schedule", "build_plateaus", "build_momentum_schedule", "check_schedule")),
     ),
     Page(
         "averages",
@@ -119,7 +120,7 @@ PAGES = (
         ("average.name",),
         ("average.*",),
         _under("optim", "AveragedModel", "stochastic_weight_average", "RunningAverage", "ewma", "Averaging",
-               "build_averaging", "check_average"),
+               "build_averaging", "check_average", "AverageTimes", "average_times"),
     ),
     Page(
         "preprocessing",

@@ -1,5 +1,6 @@
 """Fixtures that several rooms' tests share."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def endless_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let checks that train for a moment take all their steps, however slow or busy the machine is."""
+    """Let nothing hang on how slow or busy the machine is: checks take all their steps, epochs are never long."""
     monkeypatch.setattr("caviar.diagnose.checks_brief.Clock.is_over", False)
+    for module in ("loop", "members"):
+        monkeypatch.setattr(import_module(f"caviar.train.{module}"), "MID_EPOCH_SECONDS", 1e9)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 TOP = len(LEVELS)
-SETTINGS_MAY_IMPORT = ("pydantic", "typing", "caviar.core")
+SETTINGS_MAY_IMPORT = ("pydantic", "typing", "collections.abc", "caviar.core")
 HEAVY = ("torch", "numpy", "polars", "pydantic", "PIL", "sklearn", "scipy")
 
 
@@ -96,7 +96,7 @@ def _judge(source: str, target: str, package: str) -> str | None:
 
 
 def heavy_settings(package: Path) -> list[str]:
-    """Return one line for each import of a settings module beyond pydantic, typing, core and settings beside it."""
+    """Return one line for each import of a settings module beyond pydantic, types, core and settings beside it."""
     files = [file for pattern in ("settings.py", "*_settings.py") for file in sorted(package.rglob(pattern))]
     return [
         f"{found.file}:{found.line}: settings import {found.target}"

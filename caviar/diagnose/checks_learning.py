@@ -190,7 +190,8 @@ def check_augment(subject: Subject) -> Outcome:
     model = setup.fresh(training=True)
     clock = Clock(setup.seconds)
     optimizer = adam(model, subject.tiny.rate)
-    learn(model, setup, train, optimizer, steps=LOOKS[-1], batch_size=min(BATCH, len(train)), clock=clock)
+    size = min(BATCH, len(train))
+    brief = learn(model, setup, train, optimizer, steps=LOOKS[-1], batch_size=size, clock=clock)
     usual = float(_constant_losses(subject, train, train).mean())
     plain, augmented = (float(losses_on(model, setup, part).mean()) for part in (setup.train, setup.augmented))
     learned = usual - plain
@@ -198,6 +199,8 @@ def check_augment(subject: Subject) -> Outcome:
     numbers = {"plain": plain, "augmented": augmented, "zeroed": usual, "lost": lost}
     if learned < CLEAR_GAIN * abs(usual):
         return skipped("too little was learned in a moment to tell.", **numbers)
+    if lost > LOST and brief.out_of_time:  # what has hardly been learned is lost easily
+        return skipped("there was no time to learn enough.", **numbers)
     if lost > LOST:
         return failed(
             f"augmented examples look like others: of what a network learns of the plain ones {lost:.0%} is lost on "

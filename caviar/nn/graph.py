@@ -54,7 +54,8 @@ def layout_of(model: nn.Module) -> Layout:
 def trace(model: nn.Module) -> "fx.Graph | None":
     """Return the graph of the model's forward, or None where its control flow cannot be traced.
 
-    Modules without modules inside them stay whole, whatever their forward looks like.
+    Modules without modules inside them stay whole, whatever their forward looks like. A forward that takes no gradients
+    of some part (torch.no_grad) or computes it in another precision (torch.autocast) is not traced: graphs lose that.
     """
     from torch import fx  # brings sympy, which training can do without
 
@@ -62,16 +63,27 @@ def trace(model: nn.Module) -> "fx.Graph | None":
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return super().is_leaf_module(m, module_qualified_name) or next(m.children(), None) is None
 
+        def create_node(self, *args: Any, **kwargs: Any) -> Any:
+            if _modes() != modes:
+                raise InputError("the forward switches gradients or precision")
+            return super().create_node(*args, **kwargs)
+
         def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if threading.get_ident() != tracing:  # for as long as it traces, fx catches the calls of all threads
                 return forward(*args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
 
-    tracing = threading.get_ident()
+    tracing, modes = threading.get_ident(), _modes()
     try:
         return Tracer().trace(model)
     except Exception:  # whatever user code does with a symbolic value
         return None
+
+
+def _modes() -> tuple[bool, ...]:
+    """What a context manager may switch, unseen by a graph."""
+    kinds = ("cpu", "cuda")
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), *map(torch.is_autocast_enabled, kinds)
 
 
 def _neighbours(model: nn.Module) -> Iterator[Follows]:

@@ -120,12 +120,17 @@ class AveragedModel:
 
     def _share(self) -> Number:
         """Return the share that the present weights get."""
-        if self._decay is None:
-            return 1 / (self.num_updates + 1)
-        if not self._warm_up:
-            return 1 - self._decay
-        most = (1 + self.num_updates) / (10 + self.num_updates)
-        return 1 - (self._decay.clamp(max=most) if isinstance(self._decay, Tensor) else min(self._decay, most))
+        return share_of_present(self._decay, self.num_updates, warm_up=self._warm_up)
+
+
+def share_of_present(decay: Number | None, num_updates: int, *, warm_up: bool) -> Number:
+    """Return the share that the present weights get of an average after so many updates: see `AveragedModel`."""
+    if decay is None:
+        return 1 / (num_updates + 1)
+    if not warm_up:
+        return 1 - decay
+    most = (1 + num_updates) / (10 + num_updates)
+    return 1 - (decay.clamp(max=most) if isinstance(decay, Tensor) else min(decay, most))
 
 
 def _move_towards(targets: list[Tensor], sources: list[Tensor], weight: Number) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from caviar.core.errors import InputError
 from caviar.optim import schedules
 from caviar.optim.lists import Number, is_zero
-from caviar.optim.plateau import Plateau
+from caviar.optim.plateau import Plateau, Plateaus
 from caviar.optim.schedule_settings import (
     CosineRestartsSettings,
     CosineSettings,
@@ -46,6 +46,13 @@ def build_schedule(
         return _plateau(settings, learning_rate, metric, schedules.warmup(schedules.constant(1.0), *rise))
     course = _course(settings, learning_rate, max(1, total_steps - rising), steps_per_epoch)
     return schedules.warmup(course, *rise) if rising else course
+
+
+def build_plateaus(settings: PlateauSettings, rates: Sequence[float], total_steps: int, metric: str) -> Plateaus:
+    """Return a plateau for each member of a population, of its own learning rate; see `build_schedule`."""
+    rising = warmup_steps(settings, total_steps)
+    rise = schedules.warmup(schedules.constant(1.0), rising, settings.warmup_start, settings.warmup_kind)
+    return Plateaus([_plateau(settings, rate, metric, None) for rate in rates], rise)
 
 
 def momentum_of(settings: OptimizerSettings) -> float | None:
@@ -113,7 +120,7 @@ def _course(settings: ScheduleSettings, value: Number, total: int, per_epoch: in
     return schedules.constant(value)
 
 
-def _plateau(settings: PlateauSettings, value: Number, metric: str, rise: Schedule) -> Plateau:
+def _plateau(settings: PlateauSettings, value: Number, metric: str, rise: Schedule | None) -> Plateau:
     return Plateau(
         value,
         settings.factor,

@@ -1,7 +1,10 @@
 """A schedule that listens: the rate falls when the metric no longer improves."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 from caviar.core.errors import InputError
 from caviar.optim.checks import check_number
@@ -82,3 +85,40 @@ class Plateau:
         """Go on from what `state` returned."""
         self._best = float(state.get("best", math.nan))
         self._waited, self._cooling, self._drops = (int(state[name]) for name in ("waited", "cooling", "drops"))
+
+
+class Plateaus:
+    """A plateau for each member of a population: each listens to its own metric and has its own rate.
+
+    plateaus: one for each member, without a warm-up of their own. rise: step -> factor, for a warm-up common to all.
+    When: many models train at once, and each shall slow down when it stalls, not when the others do.
+    """
+
+    def __init__(self, plateaus: Sequence[Plateau], rise: Callable[[int], Number]) -> None:
+        self._plateaus, self._rise = list(plateaus), rise
+        self._settled = self._values()
+
+    def value(self, step: int = 0) -> Tensor:
+        """Return the present rates, float64 [members]; the step matters during a warm-up only."""
+        return self._settled * self._rise(step)
+
+    __call__ = value
+
+    def observe(self, members: Sequence[int], metrics: Sequence[float]) -> None:
+        """Take the metrics that some members came to in a finished epoch."""
+        for member, metric in zip(members, metrics, strict=True):
+            self._plateaus[member].observe(metric)
+        self._settled = self._values()
+
+    def state(self) -> list[dict[str, float]]:
+        """Return the memory of every member."""
+        return [plateau.state() for plateau in self._plateaus]
+
+    def load(self, state: Sequence[Mapping[str, float]]) -> None:
+        """Go on from what `state` returned."""
+        for plateau, memory in zip(self._plateaus, state, strict=True):
+            plateau.load(memory)
+        self._settled = self._values()
+
+    def _values(self) -> Tensor:
+        return torch.tensor([float(plateau.value()) for plateau in self._plateaus], dtype=torch.float64)

@@ -16,6 +16,7 @@ from caviar.population.chain_loss import Loss, build_chain_loss
 from caviar.population.chain_onednn import has_onednn, onednn_is_faster
 from caviar.population.chain_products import members_empty
 from caviar.population.cohort import Blocks, Cohort, Step, Task
+from caviar.population.lower import canonical_names
 from caviar.population.views import Shared, Views
 
 GROUP_BYTES = 8_000_000
@@ -39,6 +40,11 @@ def build_chain(cohort: Cohort, example: Shared, *, onednn: bool | None = None) 
         links, num_outputs = find_links(cohort.template, example, cohort.value("dropout", None), onednn=onednn)
     except NoChainError as why:
         return str(why)
+    tied = next(
+        (f"{name} and {first}" for name, first in canonical_names(cohort.template).items() if name != first), ""
+    )
+    if tied:
+        return f"{tied} are one tensor"
     parameters = {name for link in links for name in _parameters(link)}
     for name, parameter in cohort.template.named_parameters():
         if name not in parameters or not parameter.requires_grad:
@@ -82,6 +88,9 @@ class Chain:
         batch.losses = self._log.row(self._loss.prepare(targets, batch))
         for group in self._groups:
             group.step(len(inputs))
+        if step.average is not None:
+            for group in self._groups:
+                group.average(step.average)
 
     def _set_numbers(self, step: Step, weighed: Sequence[bool] | None) -> None:
         present = None if weighed is None or all(weighed) else weighed

@@ -17,6 +17,7 @@ from caviar.population.chain_linear import Affine, FirstLinear, StackedLinear
 from caviar.population.chain_links import Link
 from caviar.population.chain_norm import BatchNorm, Norm
 from caviar.population.chain_onednn import FirstLarge, LargeLinear
+from caviar.population.modules import has_hooks
 
 if TYPE_CHECKING:
     from torch import fx
@@ -109,6 +110,8 @@ def _without_flattening(template: nn.Module, flat: bool) -> Iterator[tuple[str, 
 
 def _layers(template: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (name, layer) in the order of the forward; a function is a layer without a name."""
+    if has_hooks(template):
+        raise NoChainError(f"{type(template).__name__} has hooks")
     graph = trace(template)
     if graph is None:
         raise NoChainError(f"the forward of {type(template).__name__} has control flow that cannot be traced")
@@ -121,8 +124,8 @@ def _layers(template: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         layer = modules[str(node.target)]
         if id(layer) in seen and any(True for _ in layer.parameters()):
             raise NoChainError(f"{node.target} is used twice")
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            raise NoChainError(f"{node.target} has hooks on its forward")
+        if has_hooks(layer):
+            raise NoChainError(f"{node.target} has hooks")
         seen.add(id(layer))
         yield str(node.target), layer
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from caviar.optim.bucket import ALIGNMENT
 from caviar.optim.lists import Number
 from caviar.optim.settings import SGDSettings
+from caviar.population.average import average_of, state_of
 from caviar.population.chain_links import Batch, Call, Link, Room, Signal, Stored
 from caviar.population.chain_loss import Loss
 from caviar.population.chain_optimizer import Optimized
@@ -52,6 +53,7 @@ class Group:
         self._rule = self._build_rule(cohort, weights.flat, None if targets is weights else targets.flat)
         self._room = Room(start, len(cohort), self._slots, self._buffers, cohort.draws, self._rule, common.batch, like)
         self._plans: dict[int, list[Call]] = {}
+        self._average = average_of(cohort, lambda: self._parameters | self._buffers)
 
     def _build_rule(self, cohort: Cohort, flat_weight: Tensor, flat_target: Tensor | None) -> Rule:
         settings = cohort.optimizer
@@ -75,6 +77,11 @@ class Group:
             plan = self._prepare(batch_size)
         for call in plan:
             call()
+
+    def average(self, share: float) -> None:
+        """Let the weights have this share of their running average."""
+        if self._average is not None:
+            self._average.take(share)
 
     def _prepare(self, batch_size: int) -> list[Call]:
         if len(self._plans) == PLANS:
@@ -106,7 +113,7 @@ class Group:
         found = {f"model/{name}": tensor for name, tensor in self.live().items()}
         for kind, tensors in self._rule.state().items():
             found |= {f"optimizer/{name}/{kind}": tensor for name, tensor in self._named(tensors).items()}
-        return found
+        return found | state_of(self._average)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` has returned."""
@@ -125,6 +132,8 @@ class Group:
                 whole = kinds.setdefault(kind, {}).setdefault(key, torch.zeros_like(self._slots[key].weight))
                 self._stored[key].names(whole)[name].copy_(tensor)
         self._rule.load(kinds)
+        if self._average is not None:
+            self._average.load(state)
 
     def _named(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return views of stored tensors by the template's names; what is [members] stands under all names."""

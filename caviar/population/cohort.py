@@ -48,6 +48,7 @@ class Cohort:
             the place of what the settings say.
         draws: one generator for each member, which everything drawn for it while training comes from.
         autocast: forward and loss in bfloat16 where torch deems it safe.
+        average: whether a running average of the weights is kept beside them; it begins as they begin.
     """
 
     template: nn.Module
@@ -60,6 +61,7 @@ class Cohort:
     regularization: RegularizationSettings = field(default_factory=RegularizationSettings)
     clip_norm: float | None = None
     autocast: bool = False
+    average: bool = False
 
     def __len__(self) -> int:
         return len(self.draws)
@@ -88,7 +90,8 @@ class Step(NamedTuple):
     inputs: (batch, ...), prepared for the network. targets: (batch,), or (batch, classes) shares of soft labels. Both
     may be `Views`, where members see them in different ways.
     weights: (members, batch) float, at least 0, or None: each member's loss is sum(w * loss) / sum(w); a member whose
-    weights are all 0 is not updated in this step. learning_rate, momentum: None leaves what is in use.
+    weights are all 0 is not updated in this step. learning_rate, momentum: None leaves what is in use. average: the
+    share that the weights get of their running average after the step, or None (see `Cohort.average`).
     """
 
     inputs: Shared
@@ -96,6 +99,7 @@ class Step(NamedTuple):
     weights: Tensor | None = None
     learning_rate: Number | None = None
     momentum: Number | None = None
+    average: float | None = None
 
     def slice(self, start: int, end: int) -> "Step":
         """Return the step as the members from `start` to before `end` see it."""
@@ -106,6 +110,7 @@ class Step(NamedTuple):
             weights,
             _slice(self.learning_rate, start, end),
             _slice(self.momentum, start, end),
+            self.average,
         )
 
 
@@ -120,7 +125,8 @@ class Executor(Protocol):
     """Trains the members of a cohort. Every executor computes the same steps; they differ in how.
 
     State is by name, every tensor with members in front: "model/<name>" weights and buffers, "optimizer/<name>/<slot>"
-    what the update rule remembers of a parameter (and "optimizer/<number>" its counts), "draws" the generators.
+    what the update rule remembers of a parameter (and "optimizer/<number>" its counts), "average/<name>" the running
+    averages where some are kept, "draws" the generators.
     """
 
     num_members: int

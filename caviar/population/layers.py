@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from caviar.nn import Dropout, Maxout, dropout, members_batch_norm, members_group_norm
 from caviar.population.modules import FEATURES_ONLY
@@ -80,7 +81,7 @@ PER_EXAMPLE: Final = (
 def apply_layer(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
     """Return the output of one layer for all members."""
     rule = next((rule for kinds, rule in RULES if isinstance(module, kinds)), None)
-    if rule is not None and type(module).forward in KNOWN_FORWARDS:
+    if rule is not None and type(module).forward in KNOWN_FORWARDS and not is_parametrized(module):
         return rule(module, name, signal, context)
     if not signal.stacked and not list(module.parameters()) and not list(module.buffers()):
         return Signal(module(signal.tensor), False)
@@ -128,8 +129,11 @@ def _convolution(module: nn.Module, name: str, signal: Signal, context: Context)
 def _embedding(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
     assert isinstance(module, nn.Embedding)
     weight = context.own(name, "weight")
-    if module.padding_idx is not None or module.max_norm is not None or module.sparse or weight is None:
-        raise NotLoweredError(f"the embedding {name!r} has a padding index, a longest norm or sparse gradients")
+    unusual = module.padding_idx is not None or module.max_norm is not None or module.scale_grad_by_freq
+    if unusual or module.sparse or weight is None:
+        raise NotLoweredError(
+            f"the embedding {name!r} has a padding index, a longest norm, sparse gradients or ones scaled by frequency"
+        )
     first = torch.arange(len(weight), device=weight.device) * weight.shape[1]
     places = stacked(signal, context) + first.view(-1, *[1] * (signal.tensor.dim() - signal.stacked))
     return Signal(functional.embedding(places, weight.flatten(0, 1)), True)

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from caviar.nn.graph import trace
 from caviar.population.layers import Context, NotLoweredError, Signal, apply_layer, stacked
+from caviar.population.modules import has_hooks, tensors_of
 from caviar.population.products import by_member
 from caviar.population.views import Shared, Views, stack_of
 
@@ -33,9 +35,12 @@ class Lowered:
         self._graph = graph
         self._modules = dict(template.named_modules(remove_duplicate=False))
         self.names = canonical_names(template)
+        self._tied = any(name != first for name, first in self.names.items())
 
     def __call__(self, inputs: Shared, context: Context) -> Tensor:
         """Return the outputs (members, batch, ...) of a batch."""
+        if self._tied:
+            context = replace(context, tensors={name: context.tensors[first] for name, first in self.names.items()})
         values: dict[Any, Any] = {}
         context.names = self.names
         batch = Signal(stack_of(inputs), isinstance(inputs, Views))
@@ -76,8 +81,8 @@ def lower(template: nn.Module) -> "Lowered | str":
     """Return the stacked form of a module, or in words why there is none."""
     kind = type(template).__name__
     for name, module in template.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
-            return f"{name or kind} has hooks on its forward"
+        if has_hooks(module):
+            return f"{name or kind} has hooks"
     graph = trace(template)
     if graph is None:
         return f"the forward of {kind} has control flow that cannot be traced"
@@ -94,8 +99,7 @@ def lower(template: nn.Module) -> "Lowered | str":
 def canonical_names(template: nn.Module) -> dict[str, str]:
     """Return for every name in the state dict the first one that the same tensor has."""
     first: dict[int, str] = {}
-    state = template.state_dict(keep_vars=True)
-    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors_of(template).items()}
 
 
 class _Method:

@@ -27,7 +27,10 @@ SHARE = 0.8
 
 
 class Memory(NamedTuple):
-    """Bytes of a whole cohort: weights and buffers, gradients, what the rule remembers, one set of activations."""
+    """Bytes of a whole cohort: weights and buffers, gradients, what the rule remembers, one set of activations.
+
+    Where weights are averaged, their averages count among them.
+    """
 
     weights: int
     gradients: int
@@ -49,7 +52,8 @@ def predict_memory(cohort: Cohort, layout: Layout, inputs: Shared, targets: Shar
     gradients = sum(size for name, size in sizes.items() if name in trained)
     together = layout.threads * (1 if layout.kind == "singles" else layout.size)
     activations = step_bytes(cohort, inputs, targets) * min(together, len(cohort))
-    return Memory(sum(sizes.values()), gradients, gradients * slots_of(cohort.optimizer), activations)
+    copies = 2 if cohort.average else 1
+    return Memory(copies * sum(sizes.values()), gradients, gradients * slots_of(cohort.optimizer), activations)
 
 
 def slots_of(settings: OptimizerSettings) -> int:

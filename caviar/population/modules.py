@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +28,10 @@ def copy_template(template: nn.Module) -> nn.Module:
     gradients = {parameter: parameter.grad for parameter in template.parameters()}
     for parameter in gradients:
         parameter.grad = None
+    # What a hook computes from parameters (older weight norms, pruning) cannot be copied as it is, but computed anew.
+    computed = [v for m in template.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
     try:
-        return copy.deepcopy(template)
+        return copy.deepcopy(template, {id(tensor): tensor.detach().clone() for tensor in computed})
     finally:
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
@@ -37,30 +40,53 @@ def copy_template(template: nn.Module) -> nn.Module:
 def make_member(template: nn.Module, weights: Mapping[str, Tensor], member: int) -> nn.Module:
     """Return a module of its own with the weights and buffers of one member, in the template's memory layout."""
     module = copy_template(template)
-    state = module.state_dict()
-    module.load_state_dict({name: weights[name][member] for name in state})
+    load_tensors(module, {name: weights[name][member] for name in tensors_of(module)})
     return module
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by every name they have, also the buffers that a state dict leaves out."""
+    return dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+
+
+@torch.no_grad()
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy parameters and buffers into a module that has all of them."""
+    for name, tensor in tensors_of(module).items():
+        tensor.copy_(tensors[name])
 
 
 def stack_weights(modules: list[nn.Module]) -> dict[str, Tensor]:
     """Return parameters and buffers of modules of one architecture by name, each (members, ...)."""
-    states = [module.state_dict() for module in modules]
-    return {name: torch.stack([state[name] for state in states]).detach() for name in states[0]}
+    all_of_them = [tensors_of(module) for module in modules]
+    return {name: torch.stack([own[name].detach() for own in all_of_them]) for name in all_of_them[0]}
 
 
-def own_draws(module: nn.Module, generator: torch.Generator, rate: float | None = None) -> None:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether anything of the user's own happens on a layer's way forward or back."""
+    hooks = (
+        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks,
+    )  # fmt: skip
+    return any(hooks)
+
+
+def own_draws(module: nn.Module, generator: torch.Generator | None, rate: float | None = None) -> None:
     """Let the dropout of a module draw from `generator`, as it would from torch's global one seeded alike.
 
-    rate: takes the place of every dropout layer's own. Torch's dropout draws only on the CPU as this does.
+    generator: None leaves the draws where they are. rate: takes the place of every dropout layer's own. Torch's dropout
+    draws only on the CPU as this does.
     """
     for layer in module.modules():
         if isinstance(layer, _DropoutNd) and not isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout):
             if rate is not None:
                 layer.p = rate
-            layer.forward = partial(_drop, layer, generator, isinstance(layer, FEATURES_ONLY))
+            if generator is not None:
+                layer.forward = partial(_drop, layer, generator, isinstance(layer, FEATURES_ONLY))
         elif isinstance(layer, Dropout):
             layer.rate = layer.rate if rate is None else rate
-            if layer.form == "inverted" and layer.spatial_axes == 0:
+            if generator is None:
+                layer.generator = None
+            elif layer.form == "inverted" and layer.spatial_axes == 0:
                 layer.forward = partial(_drop, layer, generator, False)  # type: ignore[method-assign]
             else:
                 layer.generator = generator
@@ -91,15 +117,25 @@ def _norm(layer: nn.Module, plain: Callable[[Tensor], Tensor], weights: Weights,
     return weighted_batch_norm(layer, inputs, weights.now)
 
 
-def draws_globally(template: nn.Module, example: Tensor) -> bool:
-    """Whether a training pass of such a module draws from torch's global generators, own dropout apart.
+class Manners(NamedTuple):
+    """What a training pass of a module does beside its own work.
 
-    Members that do must not run on concurrent threads: five seeded runs of dropout on two threads gave five results.
+    draws_globally: from torch's global generators, own dropout apart. Members that do must not run on concurrent
+    threads: five seeded runs of dropout on two threads gave five results. changes_inputs: the batch that all members
+    share.
     """
+
+    draws_globally: bool
+    changes_inputs: bool
+
+
+def manners(template: nn.Module, example: Tensor) -> Manners:
+    """Try a module on a copy of a batch."""
     trial = copy_template(template)
     own_draws(trial, torch.Generator())
     trial.train()
     before = torch.get_rng_state()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        trial(example)
-        return not torch.equal(before, torch.get_rng_state())
+        seen = example.clone()
+        trial(seen)
+        return Manners(not torch.equal(before, torch.get_rng_state()), not torch.equal(seen, example))

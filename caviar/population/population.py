@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from caviar.core.errors import InputError, unknown_name
 from caviar.core.members import check_range
@@ -16,7 +17,7 @@ from caviar.nn.settings import LossSettings
 from caviar.optim.settings import OPTIMIZERS, OptimizerSettings
 from caviar.population.cohort import NAMES, Cohort, Executor, Step, Task
 from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
-from caviar.population.modules import copy_template, make_member, stack_weights
+from caviar.population.modules import copy_template, make_member, stack_weights, tensors_of
 from caviar.population.singles import under
 from caviar.population.views import Shared, member_of
 
@@ -199,6 +200,8 @@ class Population:
         if self._remembered:
             return dict(self._remembered)
         found = {f"model/{name}": tensor.clone() for name, tensor in self.cohort.weights.items()}
+        if self.cohort.average:
+            found |= {f"average/{name}": tensor.clone() for name, tensor in self.cohort.weights.items()}
         return {**found, "draws": torch.stack([generator.get_state() for generator in self.cohort.draws])}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -345,7 +348,7 @@ class Population:
 def _first(name: str, weights: Mapping[str, Tensor]) -> Tensor | float:
     """Return what a state's tensor begins with in a member of these weights (1, ...)."""
     room, _, key = name.partition("/")
-    if room == "model":
+    if room in ("model", "average"):
         return weights[key][0]
     owner, _, slot = key.rpartition("/")
     if slot == "slow":  # Lookahead's slow weights begin as the weights
@@ -384,22 +387,15 @@ def _count(members: int | None, values: Mapping[str, Tensor], seeds: Sequence[in
 def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | None) -> list[nn.Module]:
     """Return the members' first modules: the module itself, as often, or what the factory makes for each seed."""
     if isinstance(source, nn.Module):
+        _check_shapes_known(source)
         return [source] * count
-    if not callable(source):
-        raise InputError(f"a population is made of a torch.nn.Module or a function that makes one, not of {source!r}.")
-    modules = []
-    for trial in range(count):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_derived(seed, trial, seeds, "weights"))
-            modules.append(source())
-        if not isinstance(modules[-1], nn.Module):
-            raise InputError(f"the function made a {type(modules[-1]).__name__}; it must make a torch.nn.Module.")
+    modules = [make_module(source, seed, trial, seeds) for trial in range(count)]
     if len({id(module) for module in modules}) < count:
         raise InputError(
             "the function made the same module twice, so that members would share weights. Make a new one at each "
             "call, or give the module itself to begin all members with its weights."
         )
-    shapes = [{name: tuple(tensor.shape) for name, tensor in module.state_dict().items()} for module in modules]
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors_of(module).items()} for module in modules]
     odd = next((trial for trial, shape in enumerate(shapes) if shape != shapes[0]), None)
     if odd is not None:
         raise InputError(
@@ -407,6 +403,37 @@ def make_modules(source: Source, count: int, seed: int, seeds: Sequence[int] | N
             "have one architecture; make a population for each."
         )
     return modules
+
+
+def make_module(source: Source, seed: int, trial: int, seeds: Sequence[int] | None = None) -> nn.Module:
+    """Return a member's first module: the one that is given, or what the function makes for the member's seed."""
+    if isinstance(source, nn.Module):
+        return source
+    if not callable(source):
+        raise InputError(f"a population is made of a torch.nn.Module or a function that makes one, not of {source!r}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_derived(seed, trial, seeds, "weights"))
+        made = source()
+    if not isinstance(made, nn.Module):
+        raise InputError(f"the function made a {type(made).__name__}; it must make a torch.nn.Module.")
+    _check_shapes_known(made)
+    return made
+
+
+def _check_shapes_known(module: nn.Module) -> None:
+    lazy = next((name for name, part in module.named_modules() if _is_lazy(part)), None)
+    if lazy is not None:
+        kind = type(module.get_submodule(lazy)).__name__
+        raise InputError(
+            f"the layer {lazy!r} ({kind}) has weights without a shape: it has not seen an example yet. Call the module "
+            "on a batch first; a function that makes modules does so before it returns one."
+        )
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    """Whether a layer's own parameters or buffers wait for a first batch to get their shapes."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in own)
 
 
 def member_draws(seed: int, trial: int, seeds: Sequence[int] | None = None) -> torch.Generator:

@@ -1,6 +1,5 @@
 """What a recipe says about training many models at once: the section [population]."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -64,12 +63,7 @@ class PopulationSettings(Settings):
         return {name: value for name, value in found.items() if value != "none"}
 
     def check(self) -> None:
-        """Refuse lists of another length than there are members, and folds of members that cannot be stacked."""
-        if self.vary and self.folds != "none":
-            raise InputError(
-                "population.folds and population.vary are not for one run: folds are of members that can be stacked. "
-                "Leave one of them out; lists such as population.learning_rate may go with folds."
-            )
+        """Refuse lists of another length than there are members."""
         for name, values in self.lists().items():
             if len(values) != self.members:
                 raise InputError(
@@ -87,7 +81,7 @@ class PopulationSettings(Settings):
         """How many models train in all; member m without fold f is trial m * views + f, and on all folds the last."""
         return self.members * self.views
 
-    def trials_of(self, members: Iterable[int]) -> tuple[int, ...]:
+    def trials_of(self, members: tuple[int, ...] | range) -> tuple[int, ...]:
         """Return the numbers of the models that some members are trained as."""
         return tuple(member * self.views + view for member in members for view in range(self.views))
 

@@ -10,8 +10,18 @@ from torch.optim import Optimizer
 from caviar.core.seeds import set_generator
 from caviar.nn import Regularizer, build_regularizer
 from caviar.optim import build_optimizer, clip_gradients, set_learning_rate, set_momentum
+from caviar.population.average import average_of, state_of
 from caviar.population.cohort import Blocks, Cohort, Number, Step, Task
-from caviar.population.modules import Weights, draws_globally, make_member, own_draws, weigh_batch_norms
+from caviar.population.modules import (
+    Manners,
+    Weights,
+    load_tensors,
+    make_member,
+    manners,
+    own_draws,
+    tensors_of,
+    weigh_batch_norms,
+)
 from caviar.population.objective import MembersLoss, member_loss
 from caviar.population.rules import (
     check_first_order,
@@ -26,12 +36,15 @@ from caviar.population.views import Shared, member_of
 class Single:
     """One member: a plain module, its rule, its loss, and the ordinary training step."""
 
-    def __init__(self, cohort: Cohort, member: int, *, swaps: bool) -> None:
+    def __init__(self, cohort: Cohort, member: int, known: Manners) -> None:
         self.module = make_member(cohort.template, cohort.weights, member)
         self.generator = cohort.draws[member]
         self.weights = Weights()
         rate = cohort.value("dropout", None)
-        own_draws(self.module, self.generator, None if rate is None else float(rate[member]))
+        # A module that draws from torch's stream anyway draws all from it, in the order of an ordinary run.
+        own_draws(
+            self.module, None if known.draws_globally else self.generator, None if rate is None else float(rate[member])
+        )
         weigh_batch_norms(self.module, self.weights)
         self.optimizer: Optimizer = build_optimizer(member_rule(cohort, member), self.module)
         self.names = {parameter: name for name, parameter in self.module.named_parameters()}
@@ -41,10 +54,17 @@ class Single:
         clip = cohort.value("clip_norm", None)
         self._clip_norm = cohort.clip_norm if clip is None else float(clip[member])
         self._autocast = cohort.autocast
-        self._swaps = swaps
+        self.average = average_of(cohort, lambda: tensors_of(self.module))
+        self._known = known
 
     def step(self, step: Step, member: int) -> Tensor:
         """Take one training step and return the loss, which nothing has read yet."""
+        loss = self._step(step, member)
+        if step.average is not None and self.average is not None:
+            self.average.take(step.average)
+        return loss
+
+    def _step(self, step: Step, member: int) -> Tensor:
         weights = None if step.weights is None else step.weights[member]
         if step.learning_rate is not None:
             set_learning_rate(self.optimizer, _of(step.learning_rate, member))
@@ -70,7 +90,8 @@ class Single:
         for parameter in self._parameters:
             parameter.grad = None
         with self._drawing(), self._casting(step.inputs.device):
-            loss = self._loss(self.module(member_of(step.inputs, member)), member_of(step.targets, member), weights)
+            outputs = self.module(self._own(member_of(step.inputs, member)))
+            loss = self._loss(outputs, member_of(step.targets, member), weights)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -83,7 +104,7 @@ class Single:
         if self.module.training:
             self.module.eval()
         with self._casting(inputs.device):
-            outputs: Tensor = self.module(inputs)
+            outputs: Tensor = self.module(self._own(inputs))
         return outputs.float()
 
     @contextlib.contextmanager
@@ -97,8 +118,12 @@ class Single:
             self.generator.set_state(torch.get_rng_state())
             torch.set_rng_state(outside)
 
+    def _own(self, inputs: Tensor) -> Tensor:
+        """The batch is everybody's: a module that works in place gets a copy."""
+        return inputs.clone() if self._known.changes_inputs else inputs
+
     def _drawing(self) -> contextlib.AbstractContextManager[None]:
-        return self._swapped() if self._swaps else contextlib.nullcontext()
+        return self._swapped() if self._known.draws_globally else contextlib.nullcontext()
 
     def _casting(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         if self._autocast:
@@ -114,8 +139,9 @@ class Singles:
     def __init__(self, cohort: Cohort, example: Shared) -> None:
         check_first_order(cohort.optimizer)
         self.num_members = len(cohort)
-        self.draws_globally = draws_globally(cohort.template, member_of(example, 0))
-        self._members = [Single(cohort, member, swaps=self.draws_globally) for member in range(len(cohort))]
+        known = manners(cohort.template, member_of(example, 0))
+        self.draws_globally = known.draws_globally
+        self._members = [Single(cohort, member, known) for member in range(len(cohort))]
         self._losses: list[Tensor] = []
 
     def step(self, step: Step) -> None:
@@ -136,7 +162,7 @@ class Singles:
 
     def live(self) -> Blocks:
         for member, single in enumerate(self._members):
-            yield member, {name: tensor.unsqueeze(0) for name, tensor in single.module.state_dict().items()}
+            yield member, {name: t.detach().unsqueeze(0) for name, t in tensors_of(single.module).items()}
 
     def state(self) -> dict[str, Tensor]:
         found = [_state_of(single) for single in self._members]
@@ -151,10 +177,10 @@ class Singles:
 
 
 def _state_of(single: Single) -> dict[str, Tensor]:
-    state = {f"model/{name}": tensor for name, tensor in single.module.state_dict().items()}
+    state = {f"model/{name}": tensor.detach() for name, tensor in tensors_of(single.module).items()}
     remembered = optimizer_state(single.optimizer, single.names)
     state |= {f"optimizer/{name}": tensor for name, tensor in remembered.items()}
-    return {**state, "draws": single.generator.get_state()}
+    return {**state, **state_of(single.average), "draws": single.generator.get_state()}
 
 
 def _names(states: list[dict[str, Tensor]]) -> list[str]:
@@ -169,8 +195,10 @@ def _at(state: dict[str, Tensor], states: list[dict[str, Tensor]], name: str) ->
 
 
 def _load_into(single: Single, state: Mapping[str, Tensor]) -> None:
-    single.module.load_state_dict(under(state, "model/"))
+    load_tensors(single.module, under(state, "model/"))
     load_optimizer_state(single.optimizer, single.names, under(state, "optimizer/"))
+    if single.average is not None:
+        single.average.load(state)
     set_generator(single.generator, state["draws"])
 
 

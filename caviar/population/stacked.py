@@ -1,7 +1,7 @@
 """Members as one stack of tensors: one forward, one backward and one update for all of them."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from caviar.optim.build_rule import rule_of
 from caviar.optim.optimizer import Optimizer
 from caviar.optim.plain import plain
 from caviar.optim.settings import MuonSettings
+from caviar.population.average import average_of, state_of
 from caviar.population.cohort import Blocks, Cohort, Step, Task
 from caviar.population.layers import Context, NotLoweredError
 from caviar.population.lower import Lowered, canonical_names, lower
@@ -44,29 +45,60 @@ def build_stacked(cohort: Cohort, example: Shared) -> "Stacked | str":
         return _compared(cohort, lowered, example)
     except NotLoweredError as reason:
         return str(reason)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AttributeError) as error:
-        return f"the stacked form fails ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+    except Exception as error:  # whatever a layer of the user's own may do
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        return f"the stacked form fails ({words[:200]})"
 
 
-@torch.no_grad()
 def _compared(cohort: Cohort, lowered: Lowered, example: Shared) -> "Stacked | str":
-    """Run the stacked form of two members in both modes, and the plain one of the first: they must agree."""
+    """Run the stacked form of two members in both modes, and the plain one of the first: they must agree.
+
+    In training mode the gradients must agree too: a graph does not show all that a forward says of them.
+    """
     few = cohort.slice(0, min(2, len(cohort)))
     for training in (False, True):
         tensors = {name: few.weights[name].clone() for name in dict.fromkeys(lowered.names.values())}
+        trained = [name for name, parameter in few.template.named_parameters() if parameter.requires_grad]
+        own = [tensors[name].requires_grad_(training) for name in trained]
         draws = [torch.Generator() for _ in range(len(few))]
         context = Context(tensors, draws, few.value("dropout", None), training)
         module = make_member(few.template, few.weights, 0).train(training)
         rate = few.value("dropout", None)
         own_draws(module, torch.Generator(), None if rate is None else float(rate[0]))
-        expected = module(member_of(example, 0))
-        found = lowered(slice_of(example, 0, len(few)), context)[0]
+        with torch.set_grad_enabled(training):
+            given = member_of(example, 0).clone()
+            expected = module(given)
+            if not torch.equal(given, member_of(example, 0)):
+                return "its forward changes its inputs"
+            found = lowered(slice_of(example, 0, len(few)), context)[0]
         if found.shape != expected.shape:
             return f"its stacked form gives outputs of shape {tuple(found.shape)}, the module {tuple(expected.shape)}"
         scale = expected.abs().max().clamp_min(1e-6)
         if not bool(((found - expected).abs().max() <= AGREEMENT * scale) | ~torch.isfinite(expected).all()):
             return "its stacked form gives other outputs than the module"
+        if training:
+            plain_ones = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            pairs = zip(_gradients(found, own), _gradients(expected, plain_ones), strict=True)
+            if not _agree([(a[0] if a.dim() > b.dim() else a, b) for a, b in pairs]):
+                return "its stacked form gives other gradients than the module"
     return Stacked(cohort, lowered)
+
+
+def _gradients(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of a weighted sum of outputs; 0 where there is none."""
+    weights = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=outputs.device).view(outputs.shape)
+    found = torch.autograd.grad((outputs * weights).sum(), parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True)]
+
+
+def _agree(pairs: list[tuple[Tensor, Tensor]]) -> bool:
+    """Whether gradients are alike; next to the largest, what is left of one that is truly 0 is nothing."""
+    largest = max((float(expected.norm()) for _, expected in pairs), default=0.0)
+    return all(
+        float((found - expected).norm()) <= AGREEMENT * max(float(expected.norm()), AGREEMENT * largest)
+        or not bool(torch.isfinite(expected).all())
+        for found, expected in pairs
+    )
 
 
 class Stacked:
@@ -89,6 +121,7 @@ class Stacked:
         self._context = Context(self._tensors, cohort.draws, cohort.value("dropout", None))
         self._loss = members_loss(cohort)
         self._optimizer = self._build_optimizer()
+        self._average = average_of(cohort, lambda: {n: self._tensors[first] for n, first in lowered.names.items()})
         self._losses: list[Tensor] = []
 
     def _build_optimizer(self) -> Optimizer:
@@ -126,6 +159,8 @@ class Stacked:
         self._losses.append(losses.detach())
         if idle is not None and before is not None:
             self._put_back(idle, before)
+        if step.average is not None and self._average is not None:
+            self._average.take(step.average)
 
     def _update(self) -> None:
         cohort = self._cohort
@@ -166,7 +201,7 @@ class Stacked:
     def state(self) -> dict[str, Tensor]:
         found = {name: tensor.detach().clone() for name, tensor in self._live_state().items()}
         draws = torch.stack([generator.get_state() for generator in self._cohort.draws])
-        return {**found, "draws": draws}
+        return {**found, **state_of(self._average), "draws": draws}
 
     def _live_state(self) -> dict[str, Tensor]:
         """Weights, buffers and what the rule remembers, every tensor with members in front; not copies."""
@@ -182,6 +217,8 @@ class Stacked:
             self._tensors[self._lowered.names[name]].copy_(tensor)
         remembered = {name: _common(tensor) for name, tensor in under(state, "optimizer/").items()}
         load_optimizer_state(self._optimizer, self._names, remembered)
+        if self._average is not None:
+            self._average.load(state)
         for generator, draws in zip(self._cohort.draws, state["draws"], strict=True):
             set_generator(generator, draws)
 
@@ -192,7 +229,7 @@ class Stacked:
         for name, tensor in now.items():
             if name in before:
                 tensor[idle] = before[name].to(tensor)
-            elif name != "draws":
+            elif name != "draws" and not name.startswith("average/"):
                 tensor[idle] = 0
         self.load(now)
 

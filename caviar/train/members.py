@@ -14,22 +14,20 @@ from caviar.core.errors import InputError
 from caviar.core.examples import Examples
 from caviar.core.observer import Moment, SaveObserver
 from caviar.core.seeds import generator_for
-from caviar.optim import is_better
+from caviar.optim import AverageTimes, Plateaus, is_better
 from caviar.optim.lists import Number
 from caviar.population import Population, Step
 from caviar.population.views import Shared
 from caviar.train.batching import batch_bounds, epoch_rows, gather
 from caviar.train.checkpoints import Checkpoints
-from caviar.train.evaluate import MEMBERS_BATCH, Prepare, batches
-from caviar.train.folds import Folds, evaluate_views, seen
+from caviar.train.evaluate import Prepare
+from caviar.train.folds import Folds, seen
+from caviar.train.judge import judge, judged_weights, showing
 from caviar.train.loop import EXPLODED, MID_EPOCH_FACTOR, MID_EPOCH_SECONDS, StopRequest
 from caviar.train.saving import Saver
 from caviar.train.state import Metric
 
 NUMBERS = ("best", "dev_loss", "dev_metric")
-
-MOST_COUNTS = 4_000_000
-"""Numbers in the confusion matrices of all members; of more classes they are not kept."""
 
 Fate = Literal["training", "finished", "stopped early", "diverged"]
 
@@ -38,7 +36,8 @@ Fate = Literal["training", "finished", "stopped early", "diverged"]
 class MembersJob:
     """All that the training of a population consists of; the fields are those of `caviar.train.loop.Job`.
 
-    schedule, momentum: at a step counted from 0, a number or one for each trial. loss_per_example: from outputs
+    schedule, momentum: at a step counted from 0, a number or one for each trial. average: when running averages of the
+    weights take them in; once begun, they are what is judged and handed over. loss_per_example: from outputs
     (members, batch, ...) and targets (batch,) to (members, batch). example_weights: (trials, stored rows of train), or
     None. folds: what trials hold out, in place of dev; or None.
     """
@@ -61,6 +60,7 @@ class MembersJob:
     momentum: Callable[[int], Number] | None = None
     example_weights: Tensor | None = None
     folds: Folds | None = None
+    average: AverageTimes | None = None
 
 
 @dataclass
@@ -81,7 +81,10 @@ class Trial:
 
 @dataclass
 class MembersState:
-    """Where a population's run stands. best_weights: by name, (trials, ...): those of each trial's best epoch."""
+    """Where a population's run stands. best_weights: by name, (trials, ...): those of each trial's best epoch.
+
+    schedule: the memory of a schedule that has one (plateau), of each trial.
+    """
 
     trials: list[Trial]
     epoch: int = 1
@@ -90,6 +93,7 @@ class MembersState:
     losses: list[Tensor] = field(default_factory=list)
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     best_step: int = 0
+    schedule: list[dict[str, float]] = field(default_factory=list)
 
     @property
     def alive(self) -> list[int]:
@@ -121,6 +125,9 @@ class MembersInsideObserver(Protocol):
 
     def before_step(self, population: Population, step: Step, number: int) -> None:
         """Before every step is handed out; `number` counts from 1. Nothing of the members may be changed."""
+
+    def on_judged(self, population: Population, step: int, epoch: int) -> None:
+        """Once dev has been evaluated, while the members have the weights that were judged (see `showing`)."""
 
 
 class MembersObserver(SaveObserver, Protocol):
@@ -162,6 +169,8 @@ def _train(
     stop: StopRequest,
 ) -> bool:
     bounds = batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single)
+    if isinstance(job.schedule, Plateaus) and state.schedule:
+        job.schedule.load(state.schedule)
     mid_epoch = MID_EPOCH_FACTOR * job.checkpoint_seconds + MID_EPOCH_SECONDS
     inside = [observer for observer in observers if isinstance(observer, MembersInsideObserver)]
     while state.alive and state.epoch <= job.epochs:
@@ -181,7 +190,7 @@ def _train(
                 if stop.requested:
                     return False
 
-        facts = _finish_epoch(job, population, state, bounds)
+        facts = _finish_epoch(job, population, state, bounds, inside)
         for observer in observers:
             observer.on_epoch(facts, state.trials)
         population = _without_the_gone(population, facts, state)
@@ -220,7 +229,8 @@ def make_step(job: MembersJob, state: MembersState, rows: Tensor) -> Step:
     else:
         batch = seen(job.folds, alive, rows, stored, targets, job.device)
     momentum = None if job.momentum is None else _of(job.momentum(state.step), alive)
-    return Step(*batch, weights, _of(job.schedule(state.step), alive), momentum)
+    average = None if job.average is None else job.average.share(state.step + 1)
+    return Step(*batch, weights, _of(job.schedule(state.step), alive), momentum, average)
 
 
 def _weights(weights: Tensor, alive: list[int], rows: Tensor) -> Tensor:
@@ -242,30 +252,38 @@ def _of(number: Number, trials: list[int]) -> Number:
 
 
 def _finish_epoch(
-    job: MembersJob, population: Population, state: MembersState, bounds: list[tuple[int, int]]
+    job: MembersJob,
+    population: Population,
+    state: MembersState,
+    bounds: list[tuple[int, int]],
+    inside: Sequence[MembersInsideObserver],
 ) -> MembersFacts:
     """Evaluate dev, note each member's best, decide fates, move the state to the start of the next epoch."""
     alive = state.alive
     losses = torch.cat([*state.losses, population.losses()]).double()
     sizes = _batch_sizes(job, state, bounds)
     train_loss = (losses * sizes).sum(dim=0) / sizes.sum(dim=0)
-    confusions: list[Tensor] = []
-    dev_loss, metric = _evaluate_dev(job, population, state, confusions)
+    current, confusions = population.state(), list[Tensor]()
+    judged = judged_weights(job, population, state, current)
+    with showing(population, judged, current):
+        dev_loss, metric = judge(job, population, state, confusions)
+        for watcher in inside:
+            watcher.on_judged(population, state.step, state.epoch)
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]
     grows = job.metric != "loss"
     better = torch.tensor([is_better(float(v), t.best, grows=grows) for v, t in zip(value, trials, strict=True)])
-    current = population.state()
-    _remember(state, current, alive, better)
+    _remember(state, judged, alive, better)
     finite = _finite_members(current)
     exploded = train_loss > EXPLODED * losses[0].clamp_min(1.0)
     diverged = ~torch.isfinite(losses).all(dim=0) | exploded | ~finite
+    waits = job.average is None or job.average.begun(state.step)  # patience cannot run out before the average begins
     for place, trial in enumerate(trials):
         if better[place]:
             trial.best_epoch, trial.best = state.epoch, float(value[place])
         trial.dev_loss, trial.dev_metric = float(dev_loss[place]), float(metric[place])
-        trial.waited = 0 if better[place] else trial.waited + 1
+        trial.waited = trial.waited + 1 if waits and not better[place] else 0
         if diverged[place]:
             trial.fate, trial.at_step = "diverged", state.step
         elif job.patience is not None and trial.waited >= job.patience and not _is_whole(job, alive[place]):
@@ -277,6 +295,9 @@ def _finish_epoch(
     values = {("train", "loss"): train_loss, ("dev", "loss"): dev_loss, ("dev", name): metric}
     counts = torch.stack(confusions).sum(dim=0) if confusions else None
     facts = MembersFacts(state.epoch, state.step, tuple(alive), rates, values, better, losses, counts)
+    if isinstance(job.schedule, Plateaus):
+        job.schedule.observe(alive, value.tolist())
+        state.schedule = job.schedule.state()
     state.epoch += 1
     state.batch, state.losses = 0, []
     return facts
@@ -288,26 +309,6 @@ def _batch_sizes(job: MembersJob, state: MembersState, bounds: list[tuple[int, i
         return torch.tensor([end - start for start, end in bounds], dtype=torch.float64).unsqueeze(1)
     weights = _weights(job.example_weights, state.alive, epoch_rows(job.train, job.seed, state.epoch))
     return torch.stack([weights[:, start:end].sum(dim=1) for start, end in bounds]).double().cpu()
-
-
-def _evaluate_dev(
-    job: MembersJob, population: Population, state: MembersState, confusions: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return loss and metric of every trial that trains on what judges it: dev, its fold, or the mean over folds."""
-    if job.folds is None:
-        return evaluate_members(job, population, job.dev, confusions)
-    alive = state.alive
-    loss, metric = evaluate_views(job, population, job.folds, alive, lambda view: view.train, job.folds.held_out)
-    now = {trial: place for place, trial in enumerate(alive)}
-    for whole in (trial for trial in alive if job.folds.is_whole(trial)):
-        others = job.folds.others(whole)
-        gone = [state.trials[other] for other in others if other not in now]
-        here = [now[other] for other in others if other in now]
-        lost = any(trial.fate == "diverged" for trial in gone)
-        for found, last in ((loss, [t.dev_loss for t in gone]), (metric, [t.dev_metric for t in gone])):
-            values = [*found[here].tolist(), *last]
-            found[now[whole]] = math.nan if lost else sum(values) / len(values)
-    return loss, metric
 
 
 def _is_whole(job: MembersJob, trial: int) -> bool:
@@ -324,15 +325,13 @@ def _end_wholes(job: MembersJob, state: MembersState) -> None:
             state.trials[whole].fate, state.trials[whole].at_step = fate, state.step
 
 
-def _remember(state: MembersState, current: dict[str, Tensor], alive: list[int], better: Tensor) -> None:
+def _remember(state: MembersState, weights: dict[str, Tensor], alive: list[int], better: Tensor) -> None:
     places = better.nonzero().flatten()
     numbers = torch.tensor(alive)[places]
-    for name, tensor in current.items():
-        if name.startswith("model/"):
-            key = name.removeprefix("model/")
-            if key not in state.best_weights:
-                state.best_weights[key] = torch.zeros((len(state.trials), *tensor.shape[1:]), dtype=tensor.dtype)
-            state.best_weights[key][numbers] = tensor[places.to(tensor.device)].cpu()
+    for name, tensor in weights.items():
+        if name not in state.best_weights:
+            state.best_weights[name] = torch.zeros((len(state.trials), *tensor.shape[1:]), dtype=tensor.dtype)
+        state.best_weights[name][numbers] = tensor[places.to(tensor.device)].cpu()
 
 
 def _finite_members(current: dict[str, Tensor]) -> Tensor:
@@ -351,46 +350,6 @@ def _without_the_gone(population: Population, facts: MembersFacts, state: Member
     return smaller
 
 
-@torch.no_grad()
-def evaluate_members(
-    job: MembersJob, population: Population, examples: Examples, confusions: list[Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return loss and metric (accuracy, or R2) of every member over a split, float64 [members].
-
-    confusions: is given the counts of `confusion_of` of each batch, unless they would be many.
-    """
-    total = torch.zeros(len(population), dtype=torch.float64)
-    hits, squares = torch.zeros_like(total), torch.zeros_like(total)
-    y = y2 = 0.0
-    for stored, targets in batches(examples, MEMBERS_BATCH):
-        labels = targets.to(job.device)
-        outputs = population.outputs(job.prepare(stored.to(job.device)))
-        total += job.loss_per_example(outputs, labels).double().sum(dim=1).cpu()
-        if job.task == "classification":
-            predicted = outputs.argmax(dim=2)
-            hits += (predicted == labels).sum(dim=1).cpu()
-            if confusions is not None and len(predicted) * outputs.shape[2] ** 2 <= MOST_COUNTS:
-                confusions.append(confusion_of(labels, predicted, outputs.shape[2]).cpu())
-        else:
-            wanted = labels.double().view(-1)
-            squares += (outputs.double().flatten(1) - wanted).square().sum(dim=1).cpu()
-            y, y2 = y + float(wanted.sum()), y2 + float(wanted.square().sum())
-    rows = len(examples)
-    if job.task == "classification":
-        return total / rows, hits / rows
-    spread = y2 - y * y / rows
-    metric = 1 - squares / spread if spread > 0 else torch.full_like(squares, math.nan)
-    return total / rows, metric
-
-
-def confusion_of(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """Return counts (members, true classes, predicted classes) from labels (rows,) and predictions (members, rows)."""
-    members = torch.arange(len(predicted), device=labels.device).unsqueeze(1)
-    places = (members * num_classes + labels.long()) * num_classes + predicted
-    counts = torch.bincount(places.flatten(), minlength=len(predicted) * num_classes**2)
-    return counts.view(len(predicted), num_classes, num_classes)
-
-
 def _packed(population: Population, state: MembersState, *, keep: bool = False) -> Checkpoint:
     tensors = {f"member/{name}": tensor for name, tensor in population.state().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
@@ -400,6 +359,7 @@ def _packed(population: Population, state: MembersState, *, keep: bool = False) 
         "batch": state.batch,
         "best": {"epoch": max((trial.best_epoch for trial in state.trials), default=0), "step": state.best_step},
         "trials": [_words(trial) for trial in state.trials],
+        "schedule": state.schedule,
         "members": list(population.trials),
         "keep": keep,
     }
@@ -427,6 +387,7 @@ def unpack_members(checkpoint: Checkpoint, population: Population) -> tuple[Popu
     state.losses = [losses] if losses.numel() else []
     state.best_weights = _under(checkpoint.tensors, "best/")
     state.best_step = data["best"]["step"]
+    state.schedule = data.get("schedule", [])
     return population, state
 
 

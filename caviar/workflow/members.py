@@ -1,7 +1,7 @@
 """A run that trains many models at once: its members, how they are run, and what comes of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from caviar.core.jsonable import jsonable
 from caviar.core.seeds import generator_for
 from caviar.nn import adapt_model, build_loss, build_model, has_batch_norm, load_callable, looks_at_data, resolve_loss
 from caviar.nn.settings import CodeSettings, ConvNetSettings, MLPSettings
-from caviar.optim import build_momentum_schedule, build_schedule, momentum_of
+from caviar.optim import average_times, build_momentum_schedule, build_plateaus, build_schedule, momentum_of
+from caviar.optim.lists import Number
 from caviar.optim.schedule_settings import PlateauSettings
 from caviar.population import Cohort, Layout, Population, Timing, candidates, choose
 from caviar.population.memory import Memory, describe_memory, fitting, predict_memory
@@ -24,7 +25,8 @@ from caviar.population.settings import HYPERPARAMETERS
 from caviar.recipe import Recipe
 from caviar.train.batching import batch_bounds
 from caviar.train.folds import Folds, evaluate_views
-from caviar.train.members import MembersJob, MembersState, Trial, evaluate_members, trial_steps
+from caviar.train.judge import evaluate_members
+from caviar.train.members import MembersJob, MembersState, Trial, trial_steps
 from caviar.workflow.plan import ROWS_TO_ADAPT_TO, Plan, example_batch
 
 
@@ -96,8 +98,6 @@ def _check(recipe: Recipe) -> None:
     """Refuse what trains one model at a time."""
     recipe.population.check()
     alone = {
-        "schedule.name = 'plateau' listens to one model": isinstance(recipe.schedule, PlateauSettings),
-        f"average.name = {recipe.average.name!r} averages one model": recipe.average.name != "none",
         "training.care = true nurses one model": recipe.training.care,
         "device.compile = true compiles one model": recipe.device.compile,
         f"optimizer.name = {recipe.optimizer.name!r} trains one model": recipe.optimizer.name in ("lbfgs", "newton"),
@@ -136,6 +136,7 @@ def make_population(plan: Plan, trials: Sequence[int] | None = None) -> Populati
         regularization=recipe.regularization,
         clip_norm=clip if isinstance(clip, float) else None,
         autocast=recipe.device.precision == "bf16",
+        average=recipe.average.name != "none",
     )
     return Population.of(cohort, range(settings.trials))
 
@@ -184,7 +185,12 @@ def members_job(plan: Plan) -> MembersJob:
     values = check_values(recipe.population.trial_lists(), recipe.population.trials)
     rate: Any = values.get("learning_rate", recipe.optimizer.learning_rate)
     momentum: Any = values.get("momentum", values.get("beta1", momentum_of(recipe.optimizer)))
-    schedule = build_schedule(recipe.schedule, rate, epochs * per_epoch, per_epoch, training.metric)
+    schedule: Callable[[int], Number]
+    if isinstance(recipe.schedule, PlateauSettings):
+        rates = torch.as_tensor(rate, dtype=torch.float64).expand(recipe.population.trials).tolist()
+        schedule = build_plateaus(recipe.schedule, rates, epochs * per_epoch, training.metric)
+    else:
+        schedule = build_schedule(recipe.schedule, rate, epochs * per_epoch, per_epoch, training.metric)
     return MembersJob(
         schedule=schedule,
         loss_per_example=build_loss(recipe.loss, plan.raw.task, "none", class_counts=_class_counts(plan)),
@@ -204,6 +210,7 @@ def members_job(plan: Plan) -> MembersJob:
         momentum=build_momentum_schedule(recipe.schedule, momentum, epochs * per_epoch),
         example_weights=None if plan.folds is None else plan.folds.weights(recipe.population.trials),
         folds=plan.folds,
+        average=average_times(recipe.average, epochs, per_epoch),
     )
 
 
@@ -255,6 +262,7 @@ def member_rows(plan: Plan, job: MembersJob, state: MembersState) -> list[dict[s
     cohort = replace(
         population.cohort,
         weights=weights,
+        average=False,
         draws=tuple(population.cohort.draws[number] for number in known),
         values={name: value[index] for name, value in population.cohort.values.items()},
     )

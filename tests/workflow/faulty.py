@@ -1,6 +1,5 @@
 """What tests of stops, faults and resumes share: to interrupt at a step, to call the command line, to compare runs."""
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.S
         original(self, moment, loss)
         if moment.step == step:
             for _ in range(times):
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
 
     monkeypatch.setattr(observers.Recorder, "on_step", on_step)
 

@@ -1,6 +1,5 @@
 """caviar.train(care=True): nothing done where nothing is wrong, and what it does is repeated by reruns and resumes."""
 
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -117,7 +116,7 @@ def test_a_resume_repeats_it(steps: int, mended: caviar.Run, tmp_path: Path, mon
         original(self, moment, loss)
         taken[0] += 1
         if taken[0] == steps:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         patch.setattr(observers.ProgressBar, "on_step", on_step)

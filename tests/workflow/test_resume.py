@@ -400,7 +400,7 @@ class TestSignals:
     def test_while_data_is_read_nothing_is_left_behind(
         self, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("caviar.workflow.plan.open_source", lambda *_: os.kill(os.getpid(), number))
+        monkeypatch.setattr("caviar.workflow.plan.open_source", lambda *_: signal.raise_signal(number))
         code, _, err = cli(capsys, "train", "sample:iris", "--runs-dir", tmp_path / "runs")
         assert (code, err) == (130, "stopped\n")
         assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from caviar.diagnose.quantities.structure import modes
 from caviar.population import Cohort, Executor, Population, Step
 from caviar.population.lower import lower
 from caviar.population.memory import step_bytes
-from caviar.population.modules import copy_template, draws_globally, stack_weights
+from caviar.population.modules import copy_template, manners, stack_weights
 from caviar.population.views import member_of
 
 LOOK_BYTES = 1 << 28
@@ -140,8 +140,8 @@ def subject_of(cohort: Cohort, plain: bool, step: Step, *, everything: bool) -> 
     template = copy_template(cohort.template).train()
     layout = Layout.of(template, everything=everything)
     names = {id(parameter): name for name, parameter in template.named_parameters()}
-    swaps = draws_globally(cohort.template, member_of(step.inputs, 0))
-    lowered = None if plain or swaps else lower(template)
+    known = manners(cohort.template, member_of(step.inputs, 0))
+    lowered = None if plain or any(known) else lower(template)
     cumulative = any(isinstance(module, _BatchNorm) and module.momentum is None for module in template.modules())
     if isinstance(lowered, str) or cumulative:
         lowered = None
@@ -149,7 +149,7 @@ def subject_of(cohort: Cohort, plain: bool, step: Step, *, everything: bool) -> 
     own = sum(tensor.nbytes for tensor in one.weights.values())
     kept = step_bytes(one, step.inputs, step.targets) + 2 * own
     chunk = max(1, LOOK_BYTES // max(kept, 1))
-    return Subject(layout, [names[id(p)] for p in layout.parameters], lowered, chunk, swaps, everything)
+    return Subject(layout, [names[id(p)] for p in layout.parameters], lowered, chunk, known, everything)
 
 
 def hyperparameters(cohort: Cohort, step: Step) -> dict[Key, Sequence[float]]:

@@ -19,6 +19,7 @@ from caviar.diagnose.quantities.updates import emit_norms, emit_pair
 from caviar.population import Cohort, Executor, Step
 from caviar.population.layers import Context
 from caviar.population.lower import Lowered
+from caviar.population.modules import Manners
 from caviar.population.objective import members_loss
 from caviar.population.singles import Single
 from caviar.population.views import Shared, stack_of
@@ -44,14 +45,14 @@ class Subject:
     """What all members share. layout: of a module of the architecture; names: of its parameters, in their order.
 
     lowered: the stacked form of that module, None where members are looked at as plain modules. chunk: members looked
-    at together. swaps: whether modules draw from torch's global generator. everything: as in `Layout.of`.
+    at together. known: how modules behave. everything: as in `Layout.of`.
     """
 
     layout: Layout
     names: Sequence[str]
     lowered: Lowered | None
     chunk: int
-    swaps: bool
+    known: Manners
     everything: bool
 
 
@@ -157,7 +158,7 @@ class Part:
 
     def _plain(self, cohort: Cohort, step: Step, own: slice, kind: Kind) -> dict[int, Tensor]:
         """One member as a plain module, with the hooks of a single run."""
-        single = Single(cohort, 0, swaps=self._subject.swaps)
+        single = Single(cohort, 0, self._subject.known)
         layout = Layout.of(single.module.train(), everything=self._subject.everything)
         signals = Signals(single.module, layout, self._memories[own.start].silent, kind.num_looks - 1)
         if kind.full:

@@ -235,9 +235,9 @@ def still_falling(story: Story, limits: Limits) -> Iterator[Found]:
     losses = story.need_steps(int(limits["steps"]))
     if story.facts.epochs and int(losses.epochs[-1]) < story.facts.epochs:
         raise LackingError("it was stopped early")
-    parts = blocks(losses.values, 10)
-    lately, whole = float(parts[-3]) - float(parts[-1]), float(parts[0]) - float(parts[-1])
-    gained, of_all = lately / max(abs(float(parts[-3])), 1e-12), lately / whole if whole > 0 else 0.0
+    parts = blocks(losses.values, 5)  # fifths: in shorter parts a short run's noise is larger than its fall
+    lately, whole = float(parts[-2]) - float(parts[-1]), float(parts[0]) - float(parts[-1])
+    gained, of_all = lately / max(abs(float(parts[-2])), 1e-12), lately / whole if whole > 0 else 0.0
     much = gained > limits["gained"] or (gained > limits["at_least"] and of_all > limits["of_all"])
     dev = story.curve("loss", "dev", least=2).finite()
     at_best = len(dev) >= 2 and int(dev.values.argmin()) >= len(dev) - 1 - len(dev) // 20
@@ -267,14 +267,14 @@ def curve_shape(story: Story, limits: Limits) -> Iterator[Found]:
     """LR014: which of the four textbook shapes the loss has: of a very high, high, low or good rate."""
     story.need_finished()
     losses = story.need_steps(int(limits["steps"]))
-    parts = blocks(losses.values, 20)
-    start, quarter, middle, end = (float(parts[at]) for at in (0, 4, 9, -1))
-    whole = start - end
+    parts = np.array([np.median(part) for part in np.array_split(losses.values, 20)])  # no odd batch makes a shape
+    start, quarter, middle, end = (float(parts[a:b].mean()) for a, b in ((0, 1), (4, 6), (9, 11), (18, 20)))
+    whole, highest = start - end, limits["above"] * max(float(losses.values[0]), story.known_baseline)
     numbers = {"start": start, "middle": middle, "end": end}
-    if len(losses) < len(story.losses) or end > limits["above"] * max(start, story.known_baseline):
+    if len(losses) < len(story.losses) or end > highest:
         shape = "very high: it ends far above where it began"
-    elif whole < limits["fall"] * abs(start):
-        return  # it hardly fell: other rules say why
+    elif whole < limits["fall"] * abs(start) or start > highest or end > limits["learned"] * story.known_baseline > 0:
+        return  # it hardly fell, or from a height that it had climbed first: other rules say why
     elif (start - middle) / whole < limits["straight"]:
         shape = "low: it falls in a straight line, and has not begun to flatten out"
     elif (
