@@ -42,7 +42,8 @@ from caviar.core.jsonable import jsonable
 from caviar.core.records import Record
 from caviar.diagnose.engine import diagnose
 from caviar.diagnose.facts import Facts
-from caviar.diagnose.story import Story
+from caviar.diagnose.rules import CROSS_RULES
+from caviar.diagnose.story import stories
 
 RESULTS = Path(__file__).resolve().parent / "results" / "diagnosis"
 SETUPS = {each.name: each for each in [*FAULTS, *HEALTHY]}
@@ -61,17 +62,34 @@ def look_at(name: str, folder: Path) -> Result:
     setup, began = SETUPS[name], time.monotonic()
     result: Result = {"name": name, "codes": list(setup.codes), "aside": is_aside(name)}
     try:
-        torch.manual_seed(0)
-        work = setup.build(folder)
+        work = _built(setup, folder, 0)
         result["checks"] = _checked(work)
         result["checked_seconds"] = time.monotonic() - began
-        result |= _watched(work)
+        result |= _searched(setup, work, folder) if work.members else _watched(work)
         result["findings"] = read_rules(result)
     except Exception:  # one set-up that cannot run must not end the others
         result["error"] = traceback.format_exc()
     result["seconds"] = time.monotonic() - began
     _keep(result)
     return result
+
+
+def _built(setup: SetUp, folder: Path, seed: int) -> Work:
+    torch.manual_seed(seed)
+    return setup.build(folder)
+
+
+def _searched(setup: SetUp, work: Work, folder: Path) -> Result:
+    """Train every member of a search; of each record the first number is the member."""
+    found: Result = {"figures": [], "records": []}
+    for number, (change, seed) in enumerate(work.members):
+        member = _built(setup, folder, seed)
+        changed = change(member)
+        one = _watched(changed if isinstance(changed, Work) else member)
+        found["figures"].append(one["figures"])
+        found["facts"] = one["facts"]
+        found["records"] += [[number, *record[1:]] for record in one["records"]]
+    return found
 
 
 def _checked(work: Work) -> list[dict[str, str]]:
@@ -106,10 +124,11 @@ def _watched(work: Work) -> Result:
 
 
 def read_rules(result: Result) -> list[dict[str, Any]]:
-    """Return what the rules find in a set-up's records."""
-    story = Story(Facts.from_dict(result["facts"]), finished=True)
-    story.add(Record(*entry[:6], float(entry[6])) for entry in result["records"])
-    return [finding.to_dict() for finding in diagnose({0: story}).findings]
+    """Return what the rules find in a set-up's records; of a search only what comparing its members shows."""
+    records = (Record(*entry[:6], float(entry[6])) for entry in result["records"])
+    told = stories(records, Facts.from_dict(result["facts"]))
+    findings = [finding.to_dict() for finding in diagnose(told).findings]
+    return findings if len(told) == 1 else [each for each in findings if each["code"] in CROSS_RULES]
 
 
 def _file(name: str) -> Path:

@@ -417,3 +417,18 @@ def forgets_the_sign(outputs: Tensor, targets: Tensor) -> Tensor:
 def fades(at: float) -> Callable[[int, int], float]:
     """A schedule that cuts the rate by 1,000 after a share of the steps."""
     return lambda step, steps: 1.0 if step < at * steps else 1e-3
+
+
+def search(*rates: float, seeds: bool = True) -> Change:
+    """Several members, each with a learning rate of its own, as a multiple, and (or not) with a seed of its own."""
+    return setting(members=tuple((rate(factor), number if seeds else 0) for number, factor in enumerate(rates)))
+
+
+def few_in_dev(count: int) -> Change:
+    """Keep few examples of dev."""
+
+    def apply(work: Work) -> None:
+        data = work.data
+        work.data = replace(data, dev=(data.dev[0][:count], data.dev[1][:count]))
+
+    return apply

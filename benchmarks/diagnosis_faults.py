@@ -177,4 +177,24 @@ FAULTS: list[SetUp] = [
         "digits mlp, california mlp",
         lambda w: replace(w, batch_size=1, epochs=2, optimizer=sgd(0.003, 0.0)),
     ),
+    # SEARCH
+    *_fault(
+        "a search among rates too low",
+        "SEARCH001",
+        "digits mlp, california mlp",
+        do.search(0.001, 0.003, 0.01, 0.03, 0.1),
+    ),
+    *_fault(
+        "a search among rates too high",
+        "SEARCH002",
+        "california mlp, digits mlp",
+        lambda w: do.search(0.1, 1, 1e3, 1e5, 1e7)(replace(w, optimizer=sgd(0.02))),
+    ),
+    *_fault("members with one seed", "SEARCH004", "digits mlp, adult mlp", do.search(1, 1, 1, 1, seeds=False)),
+    *_fault(
+        "members that dev cannot tell apart",
+        "SEARCH003",
+        "digits mlp, adult mlp",
+        lambda w: (do.few_in_dev(60)(w), do.search(0.8, 0.9, 1, 1.1, 1.2)(w))[1],
+    ),
 ]

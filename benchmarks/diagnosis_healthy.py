@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diagnosis_changes import search
 from diagnosis_data import Data
 from diagnosis_faults import SetUp
 from diagnosis_works import BASES, Work, adam, adamw, build_optimizer, conv, cosine, mlp, sgd, train
@@ -221,6 +222,9 @@ def _l2(model: nn.Module) -> Tensor:
 
 
 HEALTHY: list[SetUp] = [
+    _healthy("a search around a good rate", "digits mlp", search(0.03, 0.3, 1, 3, 30)),
+    _healthy("a search around a good rate", "california mlp", search(0.01, 0.1, 1, 10, 300)),
+    _healthy("five seeds", "adult mlp", search(1, 1, 1, 1, 1)),
     *(SetUp(f"as it is, {name}", build) for name, build in BASES.items()),
     _healthy("warm-up and cosine", "digits deep", _set(schedule=_warm_up)),
     _healthy("warm-up and cosine", "cifar conv", _set(schedule=_warm_up)),

@@ -9,7 +9,8 @@ run together, in the loop of the suite; PyTorch's own anomaly mode trains once m
 finite, as it can say nothing elsewhere. Each is used as its own documentation shows, with its defaults.
 
 A finding (warning or worse, as the tool itself calls it) stands for every code that its words could mean, so tools that
-speak in general terms are judged kindly: diagnosis_peer_tools.py has the list. Of each healthy set-up any finding is a
+speak in general terms are judged kindly: diagnosis_peer_tools.py has the list. Advice that stands for none of the
+suite's faults (tensor cores, weight decay of biases) is passed over. Of each healthy set-up any other finding is a
 false alarm. caviar's row is read from what benchmarks/diagnosis.py has kept, for the same set-ups.
 """
 
@@ -41,9 +42,11 @@ PEERS = RESULTS.parent / "peers"
 Result = dict[str, Any]
 
 
-def look_at(name: str, folder: Path, tools: Sequence[str]) -> Result:
-    """Ask every tool about one set-up; keep and return what they said."""
+def look_at(name: str, folder: Path, tools: Sequence[str]) -> Result | None:
+    """Ask every tool about one set-up; keep and return what they said; None for a search: they look at one model."""
     began = time.monotonic()
+    if _build(name, folder).members:
+        return None
     said: dict[str, Any] = {}
     for tool in (each for each in tools if each in BEFORE):
         said[tool] = _ask(lambda tool=tool: before(tool, _build(name, folder)))  # type: ignore[misc]
@@ -112,6 +115,7 @@ def figures(tool: str, results: Sequence[Result]) -> dict[str, int]:
         if isinstance(said, dict):
             found["broke"] += 1
             said = []
+        said = [(words, codes) for words, codes in said if codes]  # what stands for no fault is no false alarm either
         could = {code for _, codes in said for code in codes}
         wanted = set(result["codes"])
         found["faults" if wanted else "healthy"] += 1
@@ -180,15 +184,13 @@ def main() -> int:
     setups = [s for s in SETUPS.values() if chosen.half == "both" or is_aside(s.name) == (chosen.half == "aside")]
     names = [s.name for s in setups if not chosen.only or any(w in s.name or w in s.codes for w in chosen.only)]
     names = _once(names) if chosen.once else names
-    results = []
+    results: list[Result] = []
     for number, name in enumerate(names, start=1):
         result = None if chosen.again else kept_of_peers(name)
-        if result is None and not chosen.kept:
-            result = look_at(name, chosen.data, tools)
+        if result is None and not chosen.kept and (result := look_at(name, chosen.data, tools)) is not None:
             heard = {tool: "broke" if isinstance(said, dict) else len(said) for tool, said in result["said"].items()}
             say.print(f"{number}/{len(names)} {name}: {heard} ({result['seconds']:.0f} s)")
-        if result is not None:
-            results.append(result)
+        results += [] if result is None else [result]
     summary = {"caviar": own_figures([result["name"] for result in results])}
     summary |= {tool: figures(tool, results) for tool in (*tools, ANOMALY)}
     if chosen.json:

@@ -24,7 +24,7 @@ class Work:
     optimizer: builds the optimiser; it is called before `late`, which may change the model once more.
     zero_grad, step, training: whether the loop does what it should. schedule: factor of the rate at (step, steps).
     penalty: added to the loss. clip: limit of the gradient's norm. wait: seconds that a batch takes to arrive.
-    keep: hold on to every loss with its graph. stop: epochs after which training just ends.
+    keep: hold on to every loss with its graph. members: of a search, what each of them changes in the work; its seed.
     """
 
     data: Data
@@ -45,6 +45,7 @@ class Work:
     wait: float = 0.0
     keep: bool = False
     kept: list[Tensor] = field(default_factory=list)
+    members: "tuple[tuple[Callable[[Work], Any], int], ...]" = ()
 
 
 def build_optimizer(work: Work) -> torch.optim.Optimizer:

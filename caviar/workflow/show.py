@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from caviar.population.cohort import NAMES
 from caviar.population.memory import describe_size
 from caviar.population.settings import HYPERPARAMETERS
 
@@ -32,6 +31,8 @@ BLOCKS_WIDTH = 72
 RATES_WIDTH = 20
 MAX_LAYERS = 30
 MAX_TRIALS = 10
+MAX_SETTINGS = 4
+"""Settings in which members differ that have a column each."""
 STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
@@ -140,20 +141,38 @@ def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: 
     if console.quiet:
         return
     rows = list(cohorts)
-    own = {*NAMES, *NAMES.values()}  # what may differ within a cohort
-    shared = [key for key in columns if key not in own and any(key in cohort.values for cohort in rows)]
+    shared = [key for key in columns if all(key in cohort.values for cohort in rows)]
     count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
     said = f"{count} models in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
     console.print(said, soft_wrap=True)
-    rest = ("parameters", "executor", "ms a step")
-    table = plain_table("cohort", "trials", *headings(shared), *rest, left=2)
+    heads, cells = _settings_columns(shared, [cohort.values for cohort in rows], "unlike cohort 1")
+    table = plain_table(
+        "cohort", "trials", *heads, "parameters", "executor", "ms a step", left=2 + (len(shared) > MAX_SETTINGS)
+    )
     for number, cohort in enumerate(rows, 1):
-        values = [told(cohort.values[key]) if key in cohort.values else "" for key in shared]
         milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
         executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor} x{cohort.threads}"
         numbers = (f"{cohort.parameters:,}", executor, milliseconds)
-        table.add_row(str(number), _ranges(cohort.trials), *values, *numbers)
+        table.add_row(str(number), _ranges(cohort.trials), *cells[number - 1], *numbers)
     console.print(table)
+
+
+def _settings_columns(
+    keys: Sequence[str], rows: Sequence[Mapping[str, Any]], unlike: str
+) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells of what members differ in; of many settings, those unlike the first row's in words."""
+    names = headings(keys)
+    if len(keys) <= MAX_SETTINGS:
+        return names, [[told(row[key]) if key in row else "" for key in keys] for row in rows]
+    said = [
+        ", ".join(
+            f"{name} {told(row[key])}"
+            for name, key in zip(names, keys, strict=True)
+            if key in row and row[key] != rows[0].get(key)
+        )
+        for row in rows
+    ]
+    return [unlike], [[words] for words in said]
 
 
 def headings(keys: Sequence[str]) -> list[str]:
@@ -171,7 +190,7 @@ def told(value: Any) -> str:
     """Write the value of a setting in a cell of a table."""
     if isinstance(value, list | tuple):
         return " ".join(map(told, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -210,13 +229,13 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequenc
     shown = [key for key in measured if any(key in trial for trial in trials)]
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
-    table = plain_table(
-        "trial", *headings(varied), *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=1
-    )
+    heads, cells = _settings_columns(varied, trials, "unlike trial 0")
+    left = 1 + (len(varied) > MAX_SETTINGS)
+    table = plain_table("trial", *heads, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=left)
     for trial in ranked[:MAX_TRIALS]:
         values = [measured_word(key, trial[key]) if key in trial else "-" for key in shown]
-        numbers = [told(trial.get(key, "-")) for key in varied]
-        table.add_row(str(trial["trial"]), *numbers, *values, str(trial["best_epoch"] or "-"), trial["fate"])
+        own = cells[trials.index(trial)]
+        table.add_row(str(trial["trial"]), *own, *values, str(trial["best_epoch"] or "-"), trial["fate"])
     if len(trials) > MAX_TRIALS:
         table.title = f"the best {MAX_TRIALS} of {len(trials)} by {chosen_by.replace('_', ' ')}"
         table.title_justify = "left"

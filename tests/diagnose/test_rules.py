@@ -296,6 +296,13 @@ def test_members_are_compared(code: str, changes: dict[str, Any]) -> None:
     assert code not in {f.code for f in diagnose(calm).findings}
 
 
+def test_a_lead_at_the_edge_that_dev_cannot_see_is_none() -> None:
+    near = members(score=lambda m: 0.9 + 0.001 * m)
+    clear = members(score=lambda m: 0.8 + 0.03 * m)
+    assert "SEARCH001" not in {f.code for f in diagnose(near).findings}
+    assert "SEARCH001" in {f.code for f in diagnose(clear).findings}
+
+
 WILD = np.array([0.0, 1.0, -1.0, math.nan, math.inf, -math.inf, 1e-30, 1e30, 3.0, -200.0])
 
 

