@@ -67,6 +67,7 @@ def train_population(
     store.add_event(state.step, "started" if start is None else "resumed", **detail)
     folder.write_summary(status="running", epoch=state.epoch - 1, epochs=job.epochs, error=None, **detail)
     eyes = watch_members(plan, job, Watched(folder, store, whole, trials), state.step, console)
+    eyes.note_fates(state.trials)
     recorder, layout = MembersRecorder(store, folder, log, eyes, trials), layout_of(plan.recipe, len(population))
     portion = None if part is None else part.portion
     try:

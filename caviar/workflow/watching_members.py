@@ -88,8 +88,12 @@ class MembersEyes:
                 for trial, counts in zip(numbers, facts.confusions, strict=True):
                     self._add(facts, trial, read_confusion(counts))
             self._compare(facts, numbers)
+        self.note_fates(trials)
+
+    def note_fates(self, trials: Sequence[Trial]) -> None:
+        """Let rules know which members train no more."""
         for number, fared in zip(self._trials, trials, strict=True):
-            if self.live is not None and fared.at_step == facts.step and fared.fate != "training":
+            if self.live is not None and fared.fate != "training":
                 self.live.end(number, diverged=fared.fate == "diverged")
 
     def on_save(self, step: int) -> None:
