@@ -17,6 +17,7 @@ import caviar
 from caviar.diagnose.quantities.names import MOMENTARY
 
 DIGITS, DIABETES, IRIS = "sample:digits", "sample:diabetes", "sample:iris"
+SHORT = {"training.epochs": 24, "device.threads": 1}
 SGD = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": (DIGITS, {}),
@@ -55,7 +56,8 @@ def records(run: caviar.Run) -> list[tuple[str, ...]]:
 
 def compare(name: str) -> dict[str, Any]:
     """Train one set-up twice."""
-    source, settings = RUNS[name]
+    source, own = RUNS[name]
+    settings = {**SHORT, **own}
     with tempfile.TemporaryDirectory() as place:
         plain, cared = (
             caviar.train(source, settings=settings, care=care, runs_dir=place, name=f"care-{care}", progress=False)

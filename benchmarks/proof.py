@@ -191,6 +191,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     chosen = parser.parse_args()
     results = []
+    RESULTS.mkdir(parents=True, exist_ok=True)
     say = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for fault in _chosen(chosen.only, chosen.half):
         path = _file(fault.name, fault.settings, care=chosen.care)

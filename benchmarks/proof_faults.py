@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-ROWS = {"adult": 4000, "california": 4000}
+ROWS = {"adult": 2500, "california": 2500}
 TABLES = {"adult": ("adult_train.csv", "income"), "california": ("california_housing.csv", "median_house_value")}
-PICTURES = 200
+PICTURES = 120
 """Of each class of CIFAR-10."""
 
 Settings = dict[str, Any]
@@ -101,12 +101,12 @@ WORKS: dict[str, Work] = {
     "digits sgd": Work(digits, {**PLAIN, **SGD, **BARE, **SIXTEEN, "model.widths": [64, 64]}),
     "digits conv": Work(
         digit_pictures,
-        {**PLAIN, **SGD, **SIXTEEN, "model.name": "convnet", "model.channels": [8, 16], "training.epochs": 10},
+        {**PLAIN, **SGD, **SIXTEEN, "model.name": "convnet", "model.channels": [8, 16], "training.epochs": 8},
     ),
     "adult mlp": Work(
         table("adult"),
         {**PLAIN, **ADAM, **SIXTEEN, "data.target": "income", "model.widths": [64, 32], "training.epochs": 8}
-        | {"model.norm": "none", "model.dropout": 0.2, "training.batch_size": 64},
+        | {"model.norm": "none", "model.dropout": 0.2, "training.batch_size": 32},
     ),
     "california mlp": Work(
         table("california"),
@@ -119,7 +119,7 @@ WORKS: dict[str, Work] = {
     ),
     "cifar conv": Work(
         cifar,
-        {**PLAIN, **SGD, **SIXTEEN, "model.name": "convnet", "model.channels": [12, 24, 32], "training.epochs": 10},
+        {**PLAIN, **SGD, **SIXTEEN, "model.name": "convnet", "model.channels": [8, 16, 24], "training.epochs": 10},
     ),
 }
 """Working recipes; each reaches what its network can on its data."""
@@ -145,52 +145,46 @@ CUT: Settings = {"schedule.name": "piecewise", "schedule.boundaries": [1], "sche
 STILL: Settings = {"average.name": "ema", "average.decay": 0.99999, "average.warm_up": False}
 
 FAULTS: list[Fault] = [
-    *_rates(1000, "1000 times too high", "digits mlp, california mlp, digits conv"),
-    *_rates(100, "100 times too high", "adult mlp, california deep, cifar conv"),
-    *_rates(30, "30 times too high", "digits sgd, california mlp"),
-    *_rates(1e-3, "1000 times too low", "digits mlp, adult mlp, cifar conv"),
+    *_rates(1000, "1000 times too high", "california mlp, digits conv"),
+    *_rates(100, "100 times too high", "adult mlp, california deep"),
+    *_rates(30, "30 times too high", "digits sgd"),
+    *_rates(1e-3, "1000 times too low", "digits mlp"),
     *_rates(1e-2, "100 times too low", "digits sgd, california deep"),
-    *_rates(1 / 30, "30 times too low", "california mlp, digits conv"),
-    *_faults("huge weights", "digits mlp, adult mlp, california deep", model__init_gain=30.0),
-    *_faults("all weights 0", "digits mlp, california mlp, digits conv", model__init="zeros"),
-    *_faults("constant weights", "digits sgd, adult mlp", model__init="constant"),
+    *_rates(1 / 30, "30 times too low", "california mlp"),
+    *_faults("huge weights", "digits mlp, adult mlp", model__init_gain=30.0),
+    *_faults("all weights 0", "california mlp", model__init="zeros"),
+    *_faults("constant weights", "digits sgd", model__init="constant"),
     *_faults("tiny weights", "california deep, digits sgd", model__init_gain=0.003),
     *_faults("sigmoids eight deep", "digits mlp, adult mlp", model__activation="sigmoid", model__widths=[48] * 8),
-    *_faults(
-        "tanh saturated", "digits sgd, california mlp", model__activation="tanh", model__init_gain=30.0
-    ),
-    *_faults("inputs not scaled", "california mlp, adult mlp, california deep", preprocess__numeric="none"),
+    *_faults("tanh saturated", "digits sgd, california mlp", model__activation="tanh", model__init_gain=30.0),
+    *_faults("inputs not scaled", "california mlp, adult mlp", preprocess__numeric="none"),
     *_faults("inputs squeezed", "digits sgd", preprocess__numeric="minmax", preprocess__minmax_range=[0, 1e-3]),
-    *_faults("one direction left", "digits mlp, california mlp", **ONE_DIRECTION),
-    *_faults(
-        "weight decay huge", "digits deep, california mlp, adult mlp", **DECAYED
-    ),
+    *_faults("one direction left", "digits mlp", **ONE_DIRECTION),
+    *_faults("weight decay huge", "california mlp, adult mlp", **DECAYED),
     *_faults("l1 huge", "digits mlp, california mlp", regularization__l1=0.3),
-    *_faults("l2 huge", "digits sgd, california deep", regularization__l2=3.0),
+    *_faults("l2 huge", "digits sgd", regularization__l2=3.0),
     *_faults("weights kept short", "digits mlp, california mlp", regularization__max_norm=0.02),
-    *_faults("nearly all dropped", "digits deep, digits conv, adult mlp", model__dropout=0.97),
-    *_faults("momentum 0.999", "digits sgd, california deep, digits conv", optimizer__momentum=0.999),
-    *_faults("a pair in a batch", "digits deep, digits conv", training__batch_size=2),
-    *_faults("all rows in a batch", "digits mlp, california deep, cifar conv", training__batch_size=2400),
-    *_faults("rate decays too soon", "digits mlp, california deep", schedule__name="exponential", schedule__rate=0.05),
-    *_faults("rate cut at once", "digits conv", **CUT),
-    *_faults("warm-up longer than the run", "digits sgd, california mlp", schedule__warmup=100_000),
+    *_faults("nearly all dropped", "digits deep", model__dropout=0.97),
+    *_faults("momentum 0.999", "digits sgd", optimizer__momentum=0.999),
+    *_faults("a pair in a batch", "digits deep", training__batch_size=2),
+    *_faults("all rows in a batch", "digits mlp", training__batch_size=2400),
+    *_faults("rate decays too soon", "digits mlp", schedule__name="exponential", schedule__rate=0.05),
+    *_faults("rate cut at once", "digits sgd", **CUT),
+    *_faults("warm-up longer than the run", "digits sgd", schedule__warmup=100_000),
     *_faults("one epoch of patience", "digits sgd", training__patience=1, optimizer__momentum=0.99),
-    *_faults("one epoch", "digits mlp, california deep, cifar conv", training__epochs=1),
+    *_faults("one epoch", "digits mlp", training__epochs=1),
     *_faults("one unit", "digits mlp, california mlp", model__widths=[1]),
     *_faults("two units in the middle", "digits deep", model__widths=[64, 2, 64]),
-    *_faults("one channel", "cifar conv", model__channels=[1, 1]),
-    *_faults("gradient clipped to nothing", "digits sgd, california deep, digits conv", training__clip_norm=1e-4),
-    *_faults("labels smoothed away", "digits mlp, digits conv", loss__label_smoothing=0.98),
-    *_faults("Adam at 1", "digits deep, cifar conv", optimizer__name="adam", optimizer__learning_rate=1.0),
-    *_faults("Lookahead at 3", "digits mlp, adult mlp", optimizer__name="lookahead", optimizer__learning_rate=3.0),
+    *_faults("gradient clipped to nothing", "digits sgd", training__clip_norm=1e-4),
+    *_faults("labels smoothed away", "digits mlp", loss__label_smoothing=0.98),
+    *_faults("Adam at 1", "digits deep", optimizer__name="adam", optimizer__learning_rate=1.0),
+    *_faults("Lookahead at 3", "adult mlp", optimizer__name="lookahead", optimizer__learning_rate=3.0),
     *_faults("eps of Adam 10", "digits mlp, california mlp", optimizer__eps=10.0),
-    *_faults("AdaGrad at 1e-5", "adult mlp, digits conv", optimizer__name="adagrad", optimizer__learning_rate=1e-5),
+    *_faults("AdaGrad at 1e-5", "adult mlp", optimizer__name="adagrad", optimizer__learning_rate=1e-5),
     *_faults("Lion at 1", "california mlp", optimizer__name="lion", optimizer__learning_rate=1.0),
     *_faults("average that never moves", "digits sgd, california mlp", **STILL),
     *_faults("one class weighs all", "adult mlp", loss__class_weights=[1000.0, 0.1]),
-    *_faults("one class weighs most", "digits mlp", loss__class_weights=[1000.0] + [0.1] * 9),
     *_faults("pictures turned round", "digits conv", augment__rotate=180.0, augment__flip=0.5),
     *_faults("pictures erased", "cifar conv", augment__erase=1.0, augment__brightness=1.0, augment__contrast=1.0),
-]  # fmt: skip
+]
 """A fault counts where its run comes to less than 95% of the working one's dev metric."""

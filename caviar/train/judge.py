@@ -66,12 +66,12 @@ def confusion_of(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
 
 
 def judge(
-    job: "MembersJob", population: Population, state: "MembersState", confusions: list[Tensor] | None = None
+    job: "MembersJob", population: Population, state: "MembersState", confusions: list[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return loss and metric of every trial that trains on what judges it: dev, its fold, or the mean over folds.
 
-    A fold that has left counts with what it last came to; NaN where one has diverged. confusions: see
-    `evaluate_members`; of folds there are none.
+    A fold that has left counts with what it last came to; NaN where one has diverged. confusions: is given the counts
+    of each batch of dev; folds have none.
     """
     if job.folds is None:
         return evaluate_members(job, population, job.dev, confusions)

@@ -263,8 +263,9 @@ def _finish_epoch(
     losses = torch.cat([*state.losses, population.losses()]).double()
     sizes = _batch_sizes(job, state, bounds)
     train_loss = (losses * sizes).sum(dim=0) / sizes.sum(dim=0)
-    current, confusions = population.state(), list[Tensor]()
+    current = population.state()
     judged = judged_weights(job, population, state, current)
+    confusions: list[Tensor] = []
     with showing(population, judged, current):
         dev_loss, metric = judge(job, population, state, confusions)
         for watcher in inside:

@@ -33,7 +33,7 @@ from caviar.workflow.job import build_job
 from caviar.workflow.observers import RunLog
 from caviar.workflow.plan import Plan, variant
 from caviar.workflow.proof import Proof
-from caviar.workflow.prove import choose_fork, note
+from caviar.workflow.prove import choose_fork, note, seconds_an_epoch
 from caviar.workflow.show import print_notes
 from caviar.workflow.train_once import Place, Trained, checkpoints_of, note_start, train_once
 from caviar.workflow.trial_runs import fork_state
@@ -191,7 +191,8 @@ def _intervene(place: Place, plan: Plan, module: nn.Module | None, findings: Seq
         fork = choose_fork(place.folder, findings, kept_only=True)
         make = partial(variant, plan, module=module)
         recipe = plan.recipe
-        proof = try_remedies(findings, recipe, make, fork, epochs=None, seeds=SEEDS, console=place.console)
+        pace = seconds_an_epoch(place.folder)
+        proof = try_remedies(findings, recipe, make, fork, epochs=None, seeds=SEEDS, console=place.console, pace=pace)
         note(place.folder, proof)
     if proof is None or proof.winner is None:
         place.store.add_event(0 if proof is None else proof.from_step, "let_be", codes=codes)

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from caviar.core.errors import InputError
 from caviar.core.seeds import derive_seed
+from caviar.nn import has_convolutions
 from caviar.optim.settings import OptimizerSettings
 from caviar.population import Layout, Population, Step, candidates, choose
-from caviar.population.executors import intra_op_threads
+from caviar.population.cohort import Cohort
+from caviar.population.executors import build_executor, intra_op_threads
 from caviar.population.memory import fitting
 from caviar.population.population import member_draws
 from caviar.population.rules import check_first_order
@@ -39,13 +41,17 @@ WORTH_TIMING = 100
 
 
 class Sweep(NamedTuple):
-    """Which rates are tried. rates: so many, evenly spaced in factors from low to high; steps: of each trial."""
+    """Which rates are tried. rates: so many, evenly spaced in factors from low to high; steps: of each trial.
+
+    timed: the way to run them is chosen by timing, whose outcome (and with it the last digits) another day may change.
+    """
 
     rates: int = 32
     low: float = 1e-6
     high: float = 10.0
     seeds: int = 3
     steps: int = 100
+    timed: bool = True
 
     def values(self) -> tuple[float, ...]:
         """Return the rates, ascending."""
@@ -234,12 +240,35 @@ def planned_start(plan: Plan, sweep: Sweep) -> Start:
 
 def choose_layout(population: Population, batches: Iterator[Step], sweep: Sweep) -> Layout:
     """Return the fastest way to run a population, of those that fit into memory; timing has to pay."""
+    if not sweep.timed:
+        return untimed_layout(population.cohort, next(batches))
     if sweep.seeds * sweep.steps < WORTH_TIMING:
         return Layout("singles", len(population))
     steps = [next(batches) for _ in range(3)]
     device = steps[0].inputs.device
     layouts = fitting(population.cohort, candidates(len(population), device), steps[0].inputs, steps[0].targets)
     return layouts[0] if len(layouts) == 1 else choose(population.cohort, steps, layouts)[0]
+
+
+def untimed_layout(cohort: Cohort, step: Step) -> Layout:
+    """Return a way to run a cohort that follows from what it is alone, never from a clock."""
+    if next(iter(cohort.weights.values())).is_cuda:
+        wanted = "stacked"
+    elif has_convolutions(cohort.template):
+        wanted = "singles"
+    else:
+        wanted = "chain"
+    layout = Layout(wanted, len(cohort))
+    return layout if can_run(cohort, layout, step) else Layout("singles", len(cohort))
+
+
+def can_run(cohort: Cohort, layout: Layout, step: Step) -> bool:
+    """Whether a cohort has the executor that a layout names."""
+    executor = build_executor(cohort, layout, step.inputs)
+    if isinstance(executor, str):
+        return False
+    executor.close()
+    return True
 
 
 class Together:

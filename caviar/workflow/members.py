@@ -54,7 +54,7 @@ class LaidOut(NamedTuple):
 def lay_out_members(plan: Plan) -> LaidOut:
     """Choose the way to run a population, be it of a single member."""
     settings = plan.recipe.population
-    _check(plan.recipe)
+    check_together(plan.recipe)
     job, population = members_job(plan), make_population(plan)
     steps = trial_steps(job, first_state(settings.trials))
     inputs, targets = steps[0].inputs, steps[0].targets
@@ -94,7 +94,7 @@ def _stated(recipe: Recipe) -> Layout:
     return Layout(str(kind), min(size, settings.trials), threads)
 
 
-def _check(recipe: Recipe) -> None:
+def check_together(recipe: Recipe) -> None:
     """Refuse what trains one model at a time."""
     recipe.population.check()
     alone = {

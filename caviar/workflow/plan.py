@@ -150,7 +150,8 @@ def variant(plan: Plan, assignments: Sequence[str], module: nn.Module | None = N
     if (recipe.data, recipe.split) != (plan.recipe.data, plan.recipe.split):
         raise InputError("other data, or other splits, make another run: settings of [data] and [split] must stay.")
     resolve_loss(recipe.loss, plan.raw.task, len(plan.raw.classes))
-    return assemble(resolve(recipe, plan.raw, plan.splits), plan.raw, plan.splits, module, plan.device)
+    resolved = resolve(recipe, plan.raw, plan.splits)
+    return assemble(resolved, plan.raw, plan.splits, module, plan.device, others=(plan,))
 
 
 def _changed_data(recipe: Recipe, raw: RawData) -> str:

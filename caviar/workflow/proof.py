@@ -24,7 +24,8 @@ class Tried:
     """One remedy, or the control (no settings), and what its trials came to.
 
     round: 1 for what findings advise, later ones for what was tried on top of the best until then. everything: it is
-    all that caviar would choose otherwise, at once. anew: it cannot be taken up by a run that is under way.
+    all that caviar would choose otherwise, at once. anew: it cannot be taken up by a run that is under way. own: what
+    it adds to the best one until then.
     gain: mean difference to the control of the same seed, in the dev metric; spread: its standard deviation over seeds
     (both NaN where a side diverged). cured: codes that the control shows and this does not.
     """
@@ -41,6 +42,7 @@ class Tried:
     reason: str = ""
     round: int = 1
     everything: bool = False
+    own: tuple[str, ...] = ()
 
     @property
     def reached(self) -> float:
@@ -136,7 +138,8 @@ def judge(tried: Tried, control: Tried, codes: Sequence[str]) -> Tried:
 
 
 def choose_winner(tried: Sequence[Tried]) -> Tried | None:
-    """Return the remedy that ends best on dev, of those that help; the cheapest of those within half a per cent.
+    """Return the remedy that ends best on dev, of those that help; of those within half a per cent, the one that
+    changes fewest settings, and cheaper ones before.
 
     What was tried on fewer seeds than others was left behind there. Changing everything wins where nothing less comes
     near it.
@@ -145,7 +148,7 @@ def choose_winner(tried: Sequence[Tried]) -> Tried | None:
     helping = [each for each in tried if each.verdict in ("cures", "helps") and len(each.trials) == most]
     rest = [each for each in helping if not each.everything]
     best = max((each.reached for each in rest), default=-math.inf)
-    near = [each for each in rest if each.reached >= best - SMALLEST]
+    near = sorted((e for e in rest if e.reached >= best - SMALLEST), key=lambda each: len(each.settings))
     far = [each for each in helping if each.everything and each.reached > best + NEAR]
     return next(
         (each for each in (*far, *near) if each.everything or each.verdict == "cures"), near[0] if near else None

@@ -1,5 +1,6 @@
 """Try what findings advise: fork the last good state, train each remedy beside an untouched control, and compare."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from functools import partial
@@ -55,8 +56,9 @@ def prove(
     kept in the run's folder (proof.json) and noted among its events.
 
     Beside what findings advise, all that the recipe has otherwise than caviar would choose is tried at once. Where that
-    ends well ahead, or the best remedy's own trial shows something more, further rounds go on from the best: with what
-    is advised there, what else helped, and what caviar would choose, concern by concern.
+    ends well ahead, or the best remedy's own trial shows the same finding, further rounds go on from the best: with
+    what is advised there, what else helped, and what caviar would choose, concern by concern. A run without findings is
+    tried beside what caviar would choose, and at the rate that a search suggests.
 
     Args:
         run: its folder.
@@ -92,6 +94,7 @@ def prove(
             seeds=seeds,
             console=console,
             wide=True,
+            pace=seconds_an_epoch(owned.folder),
         )
         note(owned.folder, proof)
     return proof
@@ -107,10 +110,6 @@ def _chosen(found: RunDiagnosis, code: str | None) -> list[Finding]:
         causes = [finding for finding in every if not finding.consequence_of]
         chosen = [finding for finding in causes if at_least(finding.severity, "warning")]
         chosen = chosen or [f for f in causes if found.recipe and advice_for([f], found.recipe)[0]]
-        if not chosen:
-            raise InputError(
-                f"{found.folder.path}: there is no finding that needs a remedy (caviar diagnose lists them)."
-            )
     return chosen
 
 
@@ -126,7 +125,7 @@ def choose_fork(folder: RunFolder, findings: Sequence[Finding], *, kept_only: bo
     A state is good when the run had learned something by then, and rules that know no more than it find none of this.
     kept_only: of those states only that every such run keeps, however fast it is.
     """
-    shows = min((0 if f.step is None or f.family in ("INIT", "DATA") else f.step) for f in findings)
+    shows = min(((0 if f.step is None or f.family in ("INIT", "DATA") else f.step) for f in findings), default=0)
     codes, checkpoints = {finding.code for finding in findings}, Checkpoints(folder.checkpoints)
     with Store(folder.store, read_only=True) as store:
         every = store.read(trial=0)
@@ -152,6 +151,14 @@ def _has_learned(records: Sequence[Record]) -> bool:
 def _codes_of(folder: RunFolder, records: Sequence[Record]) -> set[str]:
     told = stories(records, facts_of_run(folder, None), finished=False, failed=False)
     return {finding.code for finding in diagnose(told).findings}
+
+
+def seconds_an_epoch(folder: RunFolder) -> float:
+    """Return how long a run's epochs took, NaN where that was not recorded."""
+    with Store(folder.store, read_only=True) as store:
+        speeds = [record.value for record in store.read(name="examples_per_second", trial=0) if record.value > 0]
+    rows = facts_of_run(folder, None).num_train
+    return rows / statistics.median(speeds) if speeds and rows else math.nan
 
 
 def note(folder: RunFolder, proof: Proof) -> None:

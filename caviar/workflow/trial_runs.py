@@ -4,6 +4,7 @@ import contextlib
 import copy
 import math
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,10 @@ FROM_SCRATCH = ("data", "split", "preprocess", "model")
 """Sections whose change makes another network, or other examples, than a checkpoint is of."""
 STACKABLE = ("model.dropout",)
 """Their keys that do not."""
+
+
+Tell = Callable[[int], object]
+"""Is told of so many more epochs."""
 
 
 @dataclass(frozen=True)
@@ -70,29 +75,33 @@ def begins_anew(assignments: tuple[str, ...]) -> bool:
     return any(name.split(".")[0] in FROM_SCRATCH and name not in STACKABLE for name in names)
 
 
-def run_trial(plan: Plan, fork: Fork | None, last_epoch: int, number: int) -> Trial:
+def run_trial(plan: Plan, fork: Fork | None, last_epoch: int, number: int, tell: Tell = int) -> Trial:
     """Train a plan to the end of an epoch (its own last one at most), from a fork or (None) from its first weights.
 
-    number: 0 takes the run's own order and draws; every other one has its own.
+    number: 0 takes the run's own order and draws; every other one has its own. tell: of epochs that are done.
     """
-    seed = plan.recipe.seed if number == 0 else derive_seed(plan.recipe.seed, "proof", number)
-    plan = replace(plan, model=copy.deepcopy(plan.model), recipe=_watched(plan))
+    seed = trial_seed(plan, number)
+    plan = replace(plan, model=copy.deepcopy(plan.model), recipe=watched_recipe(plan))
     job = replace(build_job(plan), seed=seed)
     randomness = isolated_randomness(derive_seed(seed, "trial", 0, "draws"), plan.device)
     with tempfile.TemporaryDirectory(prefix="caviar-trial-") as place, randomness:
         folder = RunFolder(Path(place))
         with Store(folder.store) as store:
-            return _run(plan, job, fork, last_epoch, number, folder, store)
+            return _run(plan, job, fork, Halt(last_epoch, StopRequest(), tell), number, folder, store)
 
 
-def _watched(plan: Plan) -> Recipe:
+def trial_seed(plan: Plan, number: int) -> int:
+    """Return where the randomness of a trial comes from: trial 0 takes the run's own."""
+    return plan.recipe.seed if number == 0 else derive_seed(plan.recipe.seed, "proof", number)
+
+
+def watched_recipe(plan: Plan) -> Recipe:
+    """Return the recipe with rules that speak at the end only."""
     watching = plan.recipe.watch.model_copy(update={"findings": "end"})
     return plan.recipe.model_copy(update={"watch": watching})
 
 
-def _run(
-    plan: Plan, job: Job, fork: Fork | None, last_epoch: int, number: int, folder: RunFolder, store: Store
-) -> Trial:
+def _run(plan: Plan, job: Job, fork: Fork | None, halt: "Halt", number: int, folder: RunFolder, store: Store) -> Trial:
     state = State()
     if fork is not None and fork.checkpoint is not None:
         draws = torch.get_rng_state()
@@ -100,8 +109,6 @@ def _run(
         store.write(fork.records)
         if number:
             torch.set_rng_state(draws)
-    stop = StopRequest()
-    halt = Halt(last_epoch, stop)
     quiet = Console(quiet=True)
     with contextlib.closing(watch(plan, job, folder, store, state.step, quiet)) as watched:
         recorder = Recorder(
@@ -109,23 +116,28 @@ def _run(
         )
         failed = done = False
         try:
-            done = run_loop(job, state, None, [*watched.observers, recorder, halt], stop)
+            done = run_loop(job, state, None, [*watched.observers, recorder, halt], halt.stop)
         except DivergedError:
             failed = True
         recorder.flush()
         assert watched.live is not None
         found = watched.live.read(finished=done, failed=failed).findings
-    causes = tuple(finding for finding in found if not finding.consequence_of)
-    codes = frozenset(finding.code for finding in causes if at_least(finding.severity, "warning"))
     metric, loss = (math.nan, math.nan) if failed else halt.best
-    return Trial(metric, loss, halt.epochs, codes, causes)
+    return trial_of(metric, loss, halt.epochs, found)
+
+
+def trial_of(metric: float, loss: float, epochs: int, findings: Iterable[Finding]) -> Trial:
+    """Return what a trial came to, of all that rules found."""
+    causes = tuple(finding for finding in findings if not finding.consequence_of)
+    codes = frozenset(finding.code for finding in causes if at_least(finding.severity, "warning"))
+    return Trial(metric, loss, epochs, codes, causes)
 
 
 class Halt:
     """Stops a run at the end of an epoch, and notes how its best epoch did on dev."""
 
-    def __init__(self, last_epoch: int, stop: StopRequest) -> None:
-        self._last, self._stop = last_epoch, stop
+    def __init__(self, last_epoch: int, stop: StopRequest, tell: Tell) -> None:
+        self._last, self.stop, self._tell = last_epoch, stop, tell
         self.best, self.epochs = (math.nan, math.nan), 0
 
     def on_step(self, moment: Moment, loss: Tensor) -> None:
@@ -136,7 +148,8 @@ class Halt:
         if facts.best:
             metric = next(v for (split, name), v in facts.values.items() if split == "dev" and name != "loss")
             self.best = (metric, facts.values["dev", "loss"])
-        self._stop.requested = self._stop.requested or facts.epoch >= self._last
+        self.stop.requested = self.stop.requested or facts.epoch >= self._last
+        self._tell(1)
 
     def on_save(self, step: int) -> None:
         """Nothing is saved."""

@@ -44,8 +44,9 @@ def too_low(story: Story, limits: Limits) -> Iterator[Found]:
         return
     moved, ratio = story.movement(), _typical_ratio(story)
     if moved < limits["moved"] and ratio < limits["ratio"]:
+        moved_by = f"fallen by {percent(fall)}" if fall >= 0 else f"risen by {percent(-fall)}"
         message = (
-            f"the loss has fallen by {percent(fall)} only ({say(start)} to {say(end)}), and no wonder: a step changes "
+            f"the loss has {moved_by} only ({say(start)} to {say(end)}), and no wonder: a step changes "
             f"the weights by {say(ratio)} of their size (0.001 is usual), {len(losses):,} steps together by "
             f"{say(moved)} at most."
         )

@@ -51,20 +51,20 @@ def at_the_edge(stories: Mapping[int, Story], limits: Limits) -> Iterator[Found]
         yield Found("warning", 0.8, message, {name: tried[best], "from": values[0], "to": values[-1]})
 
 
-def _value(story: Story, name: str) -> float | None:
-    """Return what a member was given of a hyperparameter, or None."""
-    chosen = story.facts.chosen.get(name)
-    if isinstance(chosen, int | float):
-        return float(chosen)
-    return float(story.curve(name).values.max()) if story.has(name) else None
-
-
 def _error(story: Story, score: float) -> float:
     """Return the standard error of a member's score; 0 where it is not known."""
     try:
         return story.metric_error(score) if story.has(story.metric, "dev") else 0.0
     except LackingError:
         return 0.0
+
+
+def _value(story: Story, name: str) -> float | None:
+    """Return what a member was given of a hyperparameter, or None."""
+    chosen = story.facts.chosen.get(name)
+    if isinstance(chosen, int | float):
+        return float(chosen)
+    return float(story.curve(name).values.max()) if story.has(name) else None
 
 
 def many_fail(stories: Mapping[int, Story], limits: Limits) -> Iterator[Found]:
