@@ -122,7 +122,8 @@ def _train_from(
         if start is not None:
             checkpoints.save(state.step, pack_members(population, state, keep=bool(start.data.get("keep"))))
     folder.write_summary(status="running", epoch=state.epoch - 1, epochs=job.epochs, error=None, **detail)
-    eyes = watch_members(plan, job, population, Watched(folder, store, whole, trials), state.step, console)
+    eyes = watch_members(plan, job, Watched(folder, store, whole, trials), state.step, console)
+    eyes.note_fates(state.trials)
     recorder = MembersRecorder(store, folder, log, eyes, trials)
     layout = layout_of(plan.recipe, len(population), state.split)
     portion = None if part is None else part.portion
