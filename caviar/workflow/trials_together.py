@@ -46,7 +46,12 @@ NO_LIMIT: Final = 1e30
 
 
 def alike(plan: Plan) -> str | None:
-    """Return what trials must have in common to train together; None where a plan trains one model only."""
+    """Return what trials must have in common to train together; None where a plan trains one model only.
+
+    What a single run remembers of an average or a plateau is not carried over into a population.
+    """
+    if plan.recipe.average.name != "none" or plan.recipe.schedule.name == "plateau":
+        return None
     try:
         check_together(_uncared(plan.recipe))
     except InputError:
