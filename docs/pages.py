@@ -109,8 +109,8 @@ PAGES = (
         ("schedule.name",),
         ("schedule.*",),
         ("optim.schedules.*", *_under("optim", "Plateau", "Plateaus", "preview", "preview_table", "sparkline",
-                                      "plot_schedules",
-                                      "build_schedule", "build_plateaus", "build_momentum_schedule", "check_schedule")),
+                                      "plot_schedules", "build_schedule", "build_plateaus", "build_momentum_schedule",
+                                      "check_schedule")),
     ),
     Page(
         "averages",

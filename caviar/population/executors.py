@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from caviar.core.errors import InputError
+from caviar.population.allocation import is_out_of_memory
 from caviar.population.chain import build_chain
 from caviar.population.cohort import Blocks, Cohort, Executor, Step, Task
 from caviar.population.side_by_side import SideBySide
@@ -158,6 +159,15 @@ def choose(
 
 
 def _time(cohort: Cohort, layout: Layout, steps: Sequence[Step]) -> Timing:
+    try:
+        return _timed(cohort, layout, steps)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return Timing(layout, None, "there is not enough memory")
+
+
+def _timed(cohort: Cohort, layout: Layout, steps: Sequence[Step]) -> Timing:
     draws = tuple(torch.Generator() for _ in cohort.draws)
     copied = replace(cohort, weights={n: t.clone() for n, t in cohort.weights.items()}, draws=draws)
     with intra_op_threads(layout):

@@ -245,14 +245,9 @@ def _per_example(module: nn.Module, name: str, signal: Signal, context: Context)
 
 def _one_by_one(module: nn.Module, name: str, signal: Signal, context: Context) -> Signal:
     """Any other layer, member by member."""
-    if any(True for _ in module.buffers()):
-        raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) has buffers and no stacked form")
-    found = {key: context.own(name, key) for key, _ in module.named_parameters()}
-    own = {key: tensor for key, tensor in found.items() if tensor is not None}
+    own = weights_of(module, name, context)
     if not own and not signal.stacked:
         return Signal(module(signal.tensor), False)
-    if own and context.training and _may_draw(module):
-        raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) may draw from torch's own stream")
 
     def call(inputs: Tensor, *weights: Tensor) -> Tensor:
         outputs = torch.func.functional_call(module, dict(zip(own, weights, strict=True)), (inputs,))
@@ -261,6 +256,23 @@ def _one_by_one(module: nn.Module, name: str, signal: Signal, context: Context) 
         return outputs
 
     return Signal(by_member(call, stacked(signal, context), *own.values()), True)
+
+
+def weights_of(module: nn.Module, name: str, context: Context) -> dict[str, Tensor]:
+    """Return the members' weights of a layer that goes member by member.
+
+    Raises NotLoweredError: it has buffers, may draw from torch's own stream, or is recurrent.
+    """
+    kind = type(module).__name__
+    if any(True for _ in module.buffers()):
+        raise NotLoweredError(f"the layer {name!r} ({kind}) has buffers and no stacked form")
+    if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        raise NotLoweredError(f"the layer {name!r} ({kind}) keeps a list of its weights, which others cannot replace")
+    found = {key: context.own(name, key) for key, _ in module.named_parameters()}
+    own = {key: tensor for key, tensor in found.items() if tensor is not None}
+    if own and context.training and _may_draw(module):
+        raise NotLoweredError(f"the layer {name!r} ({kind}) may draw from torch's own stream")
+    return own
 
 
 def _may_draw(module: nn.Module) -> bool:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 
 from caviar.nn.graph import trace
-from caviar.population.layers import Context, NotLoweredError, Signal, apply_layer, stacked
+from caviar.population.layers import Context, NotLoweredError, Signal, apply_layer, stacked, weights_of
 from caviar.population.modules import has_hooks, tensors_of
-from caviar.population.products import by_member
+from caviar.population.products import apart, by_member
 from caviar.population.views import Shared, Views, stack_of
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ class Lowered:
         if node.op == "get_attr":
             return Signal(context.tensors[self.names[str(node.target)]], True)
         if node.op == "call_module":
-            (argument,) = node.args
             name = str(node.target)
             module, name = self._modules[name], self._own_name(name)
-            outputs = apply_layer(module, name, values[argument], context)
+            if not _is_simple(node):
+                return _call_layer(module, name, _filled(node.args, values), _filled(node.kwargs, values), context)
+            outputs = apply_layer(module, name, values[node.args[0]], context)
             if context.listen is not None:
-                context.listen(module, name, values[argument], outputs)
+                context.listen(module, name, values[node.args[0]], outputs)
             return outputs
         arguments = _filled(node.args, values)
         options = _filled(node.kwargs, values)
@@ -90,9 +92,6 @@ def lower(template: nn.Module) -> "Lowered | str":
     outputs = next(node for node in graph.nodes if node.op == "output")
     if len(places) != 1 or not hasattr(outputs.args[0], "op"):
         return f"the forward of {kind} does not take one tensor and return one"
-    for node in graph.nodes:
-        if node.op == "call_module" and (len(node.args) != 1 or node.kwargs):
-            return f"the layer {node.target} takes more than one input"
     return Lowered(graph, template)
 
 
@@ -100,6 +99,22 @@ def canonical_names(template: nn.Module) -> dict[str, str]:
     """Return for every name in the state dict the first one that the same tensor has."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(tensor), name) for name, tensor in tensors_of(template).items()}
+
+
+def _is_simple(node: "fx.Node") -> bool:
+    """Whether a layer takes one signal and returns one, as far as the graph shows."""
+    single = len(node.args) == 1 and not node.kwargs and hasattr(node.args[0], "op")
+    return single and not any(user.target is operator.getitem for user in node.users)
+
+
+def _call_layer(module: nn.Module, name: str, arguments: Any, options: Any, context: Context) -> Any:
+    """Call a layer of any inputs and outputs, attention for one, for every member."""
+    weights = {key: Signal(tensor, True) for key, tensor in weights_of(module, name, context).items()}
+
+    def call(tensors: dict[str, Tensor], *inputs: Any, **named: Any) -> Any:
+        return torch.func.functional_call(module, tensors, inputs, named)
+
+    return _call(call, (weights, *arguments), options)
 
 
 class _Method:
@@ -157,7 +172,8 @@ def _by_member(call: Any, tensors: list[Tensor], axes: list[bool]) -> Any:
             return outputs
 
         return Signal(by_member(one, *stacks), True)
-    results = [first, *(call(*(part[member] for part in parts)) for member in range(1, members))]
+    own = [[part[member].clone() for part in parts] for member in range(members)]
+    results = [tree_map_only(Tensor, apart, call(*tensors)) for tensors in own]
     flat = [torch.utils._pytree.tree_leaves(result) for result in results]
     rebuild = torch.utils._pytree.tree_structure(first)
     leaves = [

@@ -146,6 +146,16 @@ def fitting(cohort: Cohort, layouts: list[Layout], inputs: Shared, targets: Shar
     return found
 
 
+def with_less_memory(layout: Layout, num_members: int) -> Layout | None:
+    """Return a layout with about half as many members computed at once, or None where it is one at a time already."""
+    if layout.kind != "singles" and layout.size > 1:
+        return layout._replace(size=-(-layout.size // 2))
+    threads = layout.threads // 2
+    if threads < 1:
+        return None
+    return Layout(layout.kind, -(-num_members // threads) if layout.kind == "singles" else layout.size, threads)
+
+
 def describe_memory(memory: Memory) -> str:
     """Say in words what a population takes."""
     parts = {"weights": memory.weights, "gradients": memory.gradients, "optimiser": memory.optimizer}

@@ -361,6 +361,12 @@ class Population:
             self._executor = None
             self.load(state)
 
+    def drop(self) -> None:
+        """End threads and let go of memory, whatever has become of the members."""
+        if self._executor is not None:
+            self._executor.close()
+            self._executor = None
+
     def _check_member(self, number: int) -> None:
         if not 0 <= number < len(self):
             raise InputError(f"there is no member {number}; this population has members 0 to {len(self) - 1}.")

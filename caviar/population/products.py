@@ -100,7 +100,13 @@ def by_member(call: Callable[..., Tensor], *arguments: Tensor | None) -> Tensor:
     given = [argument for argument in arguments if argument is not None]
     members = [[part.clone() for part in argument] for argument in given]
     outputs = [call(*parts) for parts in zip(*members, strict=True)]
-    return torch.stack([_Apart.apply(output) for output in outputs])  # type: ignore[no-untyped-call]
+    return torch.stack([apart(output) for output in outputs])
+
+
+def apart(signal: Tensor) -> Tensor:
+    """Return a signal whose gradient will be a tensor of its own."""
+    passed: Tensor = _Apart.apply(signal)  # type: ignore[no-untyped-call]
+    return passed
 
 
 class _Apart(torch.autograd.Function):

@@ -83,7 +83,8 @@ class Trial:
 class MembersState:
     """Where a population's run stands. best_weights: by name, (trials, ...): those of each trial's best epoch.
 
-    schedule: the memory of a schedule that has one (plateau), of each trial.
+    schedule: the memory of a schedule that has one (plateau), of each trial. split: (size, threads) of the way to run
+    where memory did not suffice for the one that was chosen; or None.
     """
 
     trials: list[Trial]
@@ -94,6 +95,7 @@ class MembersState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     best_step: int = 0
     schedule: list[dict[str, float]] = field(default_factory=list)
+    split: tuple[int, int] | None = None
 
     @property
     def alive(self) -> list[int]:
@@ -126,6 +128,9 @@ class MembersInsideObserver(Protocol):
     def before_step(self, population: Population, step: Step, number: int) -> None:
         """Before every step is handed out; `number` counts from 1. Nothing of the members may be changed."""
 
+    def on_judged(self, population: Population, step: int, epoch: int) -> None:
+        """Once dev has been evaluated, while the members have the weights that were judged (see `showing`)."""
+
 
 class MembersObserver(SaveObserver, Protocol):
     """Somebody who wants to know how a population fares."""
@@ -152,19 +157,32 @@ def train_members(
     """
     with Saver(checkpoints, observers) as saver:
         if checkpoints is not None and state.step == 0:
-            saver.save(0, _packed(population, state, keep=True))
+            saver.save(0, pack_members(population, state, keep=True))
             saver.wait()
-        return _train(job, population, state, saver, observers, stop)
+        running = _Running(population)
+        try:
+            return _train(job, running, state, saver, observers, stop)
+        except BaseException:
+            running.population.drop()
+            raise
+
+
+@dataclass
+class _Running:
+    """The population that trains now: a smaller one once members have left."""
+
+    population: Population
 
 
 def _train(
     job: MembersJob,
-    population: Population,
+    running: _Running,
     state: MembersState,
     saver: Saver,
     observers: Sequence[MembersObserver],
     stop: StopRequest,
 ) -> bool:
+    population = running.population
     bounds = batch_bounds(len(job.train), job.batch_size, merge_single=job.merge_single)
     if isinstance(job.schedule, Plateaus) and state.schedule:
         job.schedule.load(state.schedule)
@@ -183,18 +201,18 @@ def _train(
                 observer.on_step(Moment(state.step, state.epoch, state.batch, len(bounds)), len(population))
             if stop.requested or saver.age > mid_epoch:
                 state.losses.append(population.losses())
-                saver.save(state.step, _packed(population, state))
+                saver.save(state.step, pack_members(population, state))
                 if stop.requested:
                     return False
 
-        facts = _finish_epoch(job, population, state, bounds)
+        facts = _finish_epoch(job, population, state, bounds, inside)
         for observer in observers:
             observer.on_epoch(facts, state.trials)
-        population = _without_the_gone(population, facts, state)
+        population = running.population = _without_the_gone(population, facts, state)
         done = not state.alive or state.epoch > job.epochs
         log_spaced = facts.epoch & (facts.epoch - 1) == 0
         if log_spaced or saver.age >= job.checkpoint_seconds or stop.requested or done:
-            saver.save(state.step, _packed(population, state, keep=log_spaced))
+            saver.save(state.step, pack_members(population, state, keep=log_spaced))
         if stop.requested and not done:
             population.close()
             return False
@@ -249,7 +267,11 @@ def _of(number: Number, trials: list[int]) -> Number:
 
 
 def _finish_epoch(
-    job: MembersJob, population: Population, state: MembersState, bounds: list[tuple[int, int]]
+    job: MembersJob,
+    population: Population,
+    state: MembersState,
+    bounds: list[tuple[int, int]],
+    inside: Sequence[MembersInsideObserver],
 ) -> MembersFacts:
     """Evaluate dev, note each member's best, decide fates, move the state to the start of the next epoch."""
     alive = state.alive
@@ -261,6 +283,8 @@ def _finish_epoch(
     confusions: list[Tensor] = []
     with showing(population, judged, current):
         dev_loss, metric = judge(job, population, state, confusions)
+        for watcher in inside:
+            watcher.on_judged(population, state.step, state.epoch)
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]
@@ -342,7 +366,8 @@ def _without_the_gone(population: Population, facts: MembersFacts, state: Member
     return smaller
 
 
-def _packed(population: Population, state: MembersState, *, keep: bool = False) -> Checkpoint:
+def pack_members(population: Population, state: MembersState, *, keep: bool = False) -> Checkpoint:
+    """Gather all that going on needs: members, generators, position, fates and best weights so far."""
     tensors = {f"member/{name}": tensor for name, tensor in population.state().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
     tensors["losses"] = torch.cat(state.losses) if state.losses else torch.zeros(0)
@@ -352,6 +377,7 @@ def _packed(population: Population, state: MembersState, *, keep: bool = False) 
         "best": {"epoch": max((trial.best_epoch for trial in state.trials), default=0), "step": state.best_step},
         "trials": [_words(trial) for trial in state.trials],
         "schedule": state.schedule,
+        "split": state.split,
         "members": list(population.trials),
         "keep": keep,
     }
@@ -380,6 +406,7 @@ def unpack_members(checkpoint: Checkpoint, population: Population) -> tuple[Popu
     state.best_weights = _under(checkpoint.tensors, "best/")
     state.best_step = data["best"]["step"]
     state.schedule = data.get("schedule", [])
+    state.split = None if data.get("split") is None else (int(data["split"][0]), int(data["split"][1]))
     return population, state
 
 

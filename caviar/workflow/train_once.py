@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from caviar.core.jsonable import jsonable
 from caviar.core.observer import EpochFacts, Moment
 from caviar.core.runs import RunFolder
 from caviar.core.store import Store
+from caviar.population.allocation import is_out_of_memory, shortage
 from caviar.recipe import Recipe
 from caviar.train.checkpoints import Checkpoints
 from caviar.train.loop import Job, StopRequest
@@ -128,6 +128,6 @@ def reason_of(error: Exception) -> str:
     """Return what went wrong in a few words, without a full stop."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror} ({error.filename})" if error.filename else error.strerror
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return f"there is not enough memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    if is_out_of_memory(error):
+        return shortage(error)
     return str(error).rstrip(".") or type(error).__name__
