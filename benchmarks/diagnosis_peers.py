@@ -136,7 +136,7 @@ def own_figures(names: Sequence[str]) -> dict[str, int]:
     return {
         "faults": len(faults),
         "healthy": len(healthy),
-        "named": sum(bool(each["said"]) for each in faults),
+        "named": sum(bool(each["said"]) or each["code"] for each in faults),  # the right one counts as info as well
         "family": sum(each["family"] for each in faults),
         "code": sum(each["code"] for each in faults),
         "false_alarms": sum(bool(each["said"]) for each in healthy),

@@ -167,7 +167,7 @@ FAULTS: list[Fault] = [
     *_faults("nearly all dropped", "digits deep", model__dropout=0.97),
     *_faults("momentum 0.999", "digits sgd", optimizer__momentum=0.999),
     *_faults("a pair in a batch", "digits deep", training__batch_size=2),
-    *_faults("all rows in a batch", "digits mlp", training__batch_size=2400),
+    *_faults("a thousand rows in a batch", "digits mlp", training__batch_size=1000),
     *_faults("rate decays too soon", "digits mlp", schedule__name="exponential", schedule__rate=0.05),
     *_faults("rate cut at once", "digits sgd", **CUT),
     *_faults("warm-up longer than the run", "digits sgd", schedule__warmup=100_000),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 CLASSES = 5
 BATCH = 12
@@ -70,6 +71,38 @@ class Attention(nn.Module):
         return outputs
 
 
+class Transformer(nn.Module):
+    """An encoder block over two places, with dropout in its layers and inside its attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(4, 2, 8, 0.2, batch_first=True)
+        self.output = nn.Linear(8, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.output(self.block(inputs.view(-1, 2, 4)).flatten(1))
+        return outputs
+
+
+class Recurrent(nn.Module):
+    """An LSTM over four places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent = nn.LSTM(2, 6, batch_first=True)
+        self.output = nn.Linear(6, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.output(self.recurrent(inputs.view(-1, 4, 2))[0][:, -1])
+        return outputs
+
+
+def _tied() -> nn.Module:
+    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second, nn.Tanh(), nn.Linear(8, CLASSES))
+
+
 def _mlp(*between: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Linear(8, 9), *(make() for make in between), nn.Linear(9, CLASSES))
 
@@ -120,6 +153,10 @@ CASES: tuple[Case, ...] = (
     Case("embedding", lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, CLASSES)), (3,), True),
     Case("residual and joined", Residual, (8,)),
     Case("attention", Attention, (8,)),
+    Case("transformer block with dropout", Transformer, (8,)),
+    Case("recurrent", Recurrent, (8,)),
+    Case("tied weights", _tied, (8,)),
+    Case("weight norm", lambda: nn.Sequential(weight_norm(nn.Linear(8, 9)), nn.ReLU(), nn.Linear(9, CLASSES)), (8,)),
     Case("control flow", Conditional, (8,)),
 )
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from caviar.core.members import over_members
+from caviar.core.settings import Settings
 from caviar.nn.settings import CrossEntropySettings, MeanSquaredErrorSettings
 from caviar.optim.lists import Number, is_one, is_zero
 from caviar.population.chain_links import Batch, Call, Room, Signal
@@ -27,6 +28,8 @@ def build_chain_loss(cohort: Cohort, num_outputs: int, like: Tensor) -> "Loss | 
     """Return the loss of a cohort, or in words why there is none for a chain."""
     if isinstance(cohort.loss, MeanSquaredErrorSettings):
         return MeanSquaredError() if num_outputs == 1 else "mean squared error of several outputs is not laid out"
+    if not isinstance(cohort.loss, Settings):
+        return "the loss is one of your own"
     if not isinstance(cohort.loss, CrossEntropySettings):
         return f"the loss {cohort.loss.name} is not laid out"
     if num_outputs < 2:

@@ -11,6 +11,8 @@ from caviar.nn.settings import LossSettings, RegularizationSettings
 from caviar.optim.settings import OptimizerSettings
 from caviar.population.views import Shared, slice_of
 
+OwnLoss = Callable[[Tensor, Tensor], Tensor]
+"""A user's loss of one model: (outputs, targets) -> one number."""
 Number = float | Tensor
 """One number for all members, or a tensor of shape [members]."""
 
@@ -40,7 +42,7 @@ class Cohort:
         template: a module of the architecture; its own weights do not matter, and nothing changes it.
         weights: parameters and buffers of the members by the template's names, each (members, ...).
         optimizer: the update rule, its learning rate a number.
-        loss: what is minimised; never "auto".
+        loss: what is minimised; never "auto". Or a user's function of one member's outputs and the targets.
         class_weights: (classes,) or None; takes the place of loss.class_weights.
         regularization: penalties on weights.
         clip_norm: longest gradient of a member, None for any.
@@ -54,7 +56,7 @@ class Cohort:
     template: nn.Module
     weights: dict[str, Tensor]
     optimizer: OptimizerSettings
-    loss: LossSettings
+    loss: LossSettings | OwnLoss
     draws: tuple[torch.Generator, ...]
     values: Mapping[str, Tensor] = field(default_factory=dict)
     class_weights: Tensor | None = None

@@ -6,12 +6,15 @@ from pathlib import Path
 from torch import Tensor
 
 from caviar.core.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from caviar.core.errors import DamagedError
+from caviar.core.errors import DamagedError, InputError
 
 
 def write_population(path: Path, state: Mapping[str, Tensor], trials: Sequence[int]) -> None:
     """Write a state and the members' trial numbers, whole or not at all."""
-    write_checkpoint(path, Checkpoint(dict(state), {"kind": "population", "trials": list(trials)}))
+    try:
+        write_checkpoint(path, Checkpoint(dict(state), {"kind": "population", "trials": list(trials)}))
+    except OSError as error:
+        raise InputError(f"{path}: the population cannot be written there ({error.strerror or error}).") from error
 
 
 def read_population(path: Path) -> tuple[dict[str, Tensor], tuple[int, ...]]:

@@ -250,7 +250,9 @@ def _one_by_one(module: nn.Module, name: str, signal: Signal, context: Context) 
         return Signal(module(signal.tensor), False)
 
     def call(inputs: Tensor, *weights: Tensor) -> Tensor:
-        outputs: Tensor = torch.func.functional_call(module, dict(zip(own, weights, strict=True)), (inputs,))
+        outputs = torch.func.functional_call(module, dict(zip(own, weights, strict=True)), (inputs,))
+        if not isinstance(outputs, Tensor):
+            raise NotLoweredError(f"the layer {name!r} ({type(module).__name__}) returns more than one tensor")
         return outputs
 
     return Signal(by_member(call, stacked(signal, context), *own.values()), True)

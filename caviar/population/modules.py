@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from caviar.core.errors import InputError
 from caviar.nn import Dropout, weighted_batch_norm
 from caviar.nn.dropout import DropConnectLinear
 
@@ -51,8 +52,8 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy parameters and buffers into a module that has all of them."""
-    for name, tensor in tensors_of(module).items():
+    """Copy parameters and buffers into a module that has all of them; a tied one by its first name."""
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         tensor.copy_(tensors[name])
 
 
@@ -137,5 +138,10 @@ def manners(template: nn.Module, example: Tensor) -> Manners:
     before = torch.get_rng_state()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         seen = example.clone()
-        trial(seen)
+        outputs = trial(seen)
+        if not isinstance(outputs, Tensor):
+            raise InputError(
+                f"the forward of {type(template).__name__} returns a {type(outputs).__name__}; a population trains "
+                "modules that return one tensor (batch, ...). Wrap it in one that returns the outputs the loss takes."
+            )
         return Manners(not torch.equal(before, torch.get_rng_state()), not torch.equal(seen, example))

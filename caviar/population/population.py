@@ -15,9 +15,11 @@ from caviar.core.members import check_range
 from caviar.core.seeds import MAX_SEED, derive_seed, generator_for, set_generator
 from caviar.nn.settings import LossSettings
 from caviar.optim.settings import OPTIMIZERS, OptimizerSettings
-from caviar.population.cohort import NAMES, Cohort, Executor, Step, Task
+from caviar.population.cohort import NAMES, Cohort, Executor, OwnLoss, Step, Task
 from caviar.population.executors import KINDS, Layout, Timing, build_executor, candidates, choose
+from caviar.population.given import check_batch, check_rate, check_weights, numbers_of, seeds_of, whole_number
 from caviar.population.modules import copy_template, make_member, stack_weights, tensors_of
+from caviar.population.objective import is_own_loss
 from caviar.population.singles import under
 from caviar.population.views import Shared, member_of
 
@@ -56,7 +58,8 @@ class Population:
         members: how many; by default as many as the hyperparameters have values.
         hyperparameters: name -> [members] values: learning_rate, momentum, beta1, beta2, eps, weight_decay, l1, l2,
             max_norm, dropout (of every dropout layer), label_smoothing, clip_norm.
-        optimizer, loss: a name, or a recipe's section as a dict or settings; what all members share.
+        optimizer, loss: a name, or a recipe's section as a dict or settings; what all members share. A loss may also be
+            a function or module of your own, called as loss(outputs, targets) for one member: it returns one number.
         seed: of the population; member i draws weights and dropout by (seed, trial i), whoever stands beside.
         seeds: one seed for each member instead: member i is then what a single run of seed seeds[i] is.
         executor: "auto" times a few steps of each kind when training begins and takes the fastest; or "singles",
@@ -73,16 +76,23 @@ class Population:
         *,
         hyperparameters: Mapping[str, Tensor | Sequence[float]] | None = None,
         optimizer: OptimizerSettings | Mapping[str, Any] | str = "sgd",
-        loss: LossSettings | Mapping[str, Any] | str = "cross_entropy",
+        loss: LossSettings | Mapping[str, Any] | str | OwnLoss = "cross_entropy",
         seed: int = 0,
         seeds: Sequence[int] | Tensor | None = None,
         executor: str = "auto",
     ) -> None:
+        members = None if members is None else whole_number("members", members)
+        own = None if seeds is None else seeds_of(seeds)
         values = check_values(hyperparameters or {}, members)
-        count = _count(members, values, seeds)
+        if "init_gain" in values:
+            raise InputError(
+                "a module brings its own initial weights, so init_gain is not for a population made of one. Use "
+                "caviar.train(..., members=...), or give a function that makes modules."
+            )
+        count = _count(members, values, own)
         if executor not in ("auto", *KINDS):
             raise unknown_name("executor", executor, ("auto", *KINDS))
-        own = None if seeds is None else [int(number) for number in seeds]
+        seed = whole_number("seed", seed)
         modules = make_modules(source, count, seed, own)
         settings = optimizer_settings(optimizer)
         self._setup(
@@ -90,7 +100,7 @@ class Population:
                 template=copy_template(modules[0]),
                 weights=stack_weights(modules),
                 optimizer=settings,
-                loss=loss_settings(loss),
+                loss=loss if is_own_loss(loss) else loss_settings(loss),
                 draws=tuple(member_draws(seed, trial, own) for trial in range(count)),
                 values=values,
             ),
@@ -156,6 +166,11 @@ class Population:
         statistics alike, and a member whose weights are all 0 rests.
         learning_rate, momentum: from this step on, a number or [members].
         """
+        check_batch(inputs, targets)
+        if weights is not None:
+            check_weights(weights, len(self), len(inputs))
+        check_rate("learning_rate", learning_rate, len(self))
+        check_rate("momentum", momentum, len(self))
         self.take(Step(inputs, targets, weights, learning_rate, momentum))
 
     def take(self, step: Step) -> None:
@@ -218,11 +233,15 @@ class Population:
 
     def member(self, number: int) -> nn.Module:
         """Return a plain module with the weights and buffers that a member has now; a copy."""
+        number = whole_number("a member", number)
         self._check_member(number)
         return make_member(self.cohort.template, under(self.state(), "model/"), number)
 
     def select(self, members: Sequence[int]) -> "Population":
         """Return a population of some members as they are now, their optimisers' memory and draws included."""
+        if not isinstance(members, Sequence | Tensor | range) or not len(members):
+            raise InputError(f"members must be a list of at least one member's number, but {members!r} arrived.")
+        members = [whole_number("a member", number) for number in members]
         for number in members:
             self._check_member(number)
         return self._taken(list(members), [self.trials[number] for number in members])
@@ -291,6 +310,8 @@ class Population:
         population = self.select(range(len(self)))
         state, generator = population._remembered, member_draws(self.seed, trial)
         fresh = stack_weights([module])
+        if {n: t.shape[1:] for n, t in fresh.items()} != {n: t.shape[1:] for n, t in self.cohort.weights.items()}:
+            raise InputError("the new trial's module has another architecture than these members.")
         for name, tensor in state.items():
             tensor[member] = _first(name, fresh)
         state["draws"][member] = generator.get_state()
@@ -364,11 +385,13 @@ def _first(name: str, weights: Mapping[str, Tensor]) -> Tensor | float:
 
 def check_values(given: Mapping[str, Tensor | Sequence[float]], members: int | None) -> dict[str, Tensor]:
     """Return hyperparameters of members as float64 tensors [members], checked."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"hyperparameters must be a dict of name -> values, but {given!r} arrived.")
     values: dict[str, Tensor] = {}
     for name, numbers in given.items():
         if name not in NAMES:
             raise unknown_name("hyperparameter of members", name, NAMES)
-        value = torch.as_tensor(numbers, dtype=torch.float64).detach().cpu()
+        value = numbers_of(f"hyperparameters[{name!r}]", numbers)
         count = members if members is not None else next((len(other) for other in values.values()), None)
         if value.dim() != 1 or not len(value) or (count is not None and len(value) != count):
             raise InputError(
@@ -380,7 +403,7 @@ def check_values(given: Mapping[str, Tensor | Sequence[float]], members: int | N
     return values
 
 
-def _count(members: int | None, values: Mapping[str, Tensor], seeds: Sequence[int] | Tensor | None) -> int:
+def _count(members: int | None, values: Mapping[str, Tensor], seeds: Sequence[int] | None) -> int:
     lengths = [len(value) for value in values.values()] + ([] if seeds is None else [len(seeds)])
     count = members if members is not None else (lengths[0] if lengths else 1)
     if count < 1:
@@ -469,7 +492,7 @@ def optimizer_settings(given: OptimizerSettings | Mapping[str, Any] | str) -> Op
     return settings  # type: ignore[no-any-return]
 
 
-def loss_settings(given: LossSettings | Mapping[str, Any] | str) -> LossSettings:
+def loss_settings(given: Any) -> LossSettings:
     """Return a recipe's section [loss]; "auto" is refused, as there is no target to look at."""
     section = {"name": given} if isinstance(given, str) else given
     settings: Any = _validated(LossSettings, section, "loss")

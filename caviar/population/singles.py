@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from caviar.core.errors import InputError
 from caviar.core.seeds import set_generator
 from caviar.nn import Regularizer, build_regularizer
 from caviar.optim import build_optimizer, clip_gradients, set_learning_rate, set_momentum
@@ -91,7 +92,13 @@ class Single:
             parameter.grad = None
         with self._drawing(), self._casting(step.inputs.device):
             outputs = self.module(self._own(member_of(step.inputs, member)))
-            loss = self._loss(outputs, member_of(step.targets, member), weights)
+            targets = member_of(step.targets, member)
+            loss = self._loss(outputs, targets, weights)
+        if loss.dim():
+            sizes = f"outputs of shape {tuple(outputs.shape)} and targets of shape {tuple(targets.shape)}"
+            raise InputError(
+                f"{sizes} do not come to one loss. Give targets that it takes, or a loss of your own: loss=function."
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

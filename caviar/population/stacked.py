@@ -214,7 +214,8 @@ class Stacked:
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         for name, tensor in under(state, "model/").items():
-            self._tensors[self._lowered.names[name]].copy_(tensor)
+            if name in self._tensors:  # a tied weight has several names, and counts by the first
+                self._tensors[name].copy_(tensor)
         remembered = {name: _common(tensor) for name, tensor in under(state, "optimizer/").items()}
         load_optimizer_state(self._optimizer, self._names, remembered)
         if self._average is not None:

@@ -128,6 +128,9 @@ class MembersInsideObserver(Protocol):
     def before_step(self, population: Population, step: Step, number: int) -> None:
         """Before every step is handed out; `number` counts from 1. Nothing of the members may be changed."""
 
+    def on_judged(self, population: Population, step: int, epoch: int) -> None:
+        """Once dev has been evaluated, while the members have the weights that were judged (see `showing`)."""
+
 
 class MembersObserver(SaveObserver, Protocol):
     """Somebody who wants to know how a population fares."""
@@ -202,7 +205,7 @@ def _train(
                 if stop.requested:
                     return False
 
-        facts = _finish_epoch(job, population, state, bounds)
+        facts = _finish_epoch(job, population, state, bounds, inside)
         for observer in observers:
             observer.on_epoch(facts, state.trials)
         population = running.population = _without_the_gone(population, facts, state)
@@ -264,7 +267,11 @@ def _of(number: Number, trials: list[int]) -> Number:
 
 
 def _finish_epoch(
-    job: MembersJob, population: Population, state: MembersState, bounds: list[tuple[int, int]]
+    job: MembersJob,
+    population: Population,
+    state: MembersState,
+    bounds: list[tuple[int, int]],
+    inside: Sequence[MembersInsideObserver],
 ) -> MembersFacts:
     """Evaluate dev, note each member's best, decide fates, move the state to the start of the next epoch."""
     alive = state.alive
@@ -276,6 +283,8 @@ def _finish_epoch(
     confusions: list[Tensor] = []
     with showing(population, judged, current):
         dev_loss, metric = judge(job, population, state, confusions)
+        for watcher in inside:
+            watcher.on_judged(population, state.step, state.epoch)
     name = "accuracy" if job.task == "classification" else "r2"
     value = dev_loss if job.metric == "loss" else metric
     trials = [state.trials[number] for number in alive]

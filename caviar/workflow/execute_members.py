@@ -106,7 +106,7 @@ def _train_from(
     console: Console,
     part: Part | None,
 ) -> tuple[MembersState, bool]:
-    trials = None if part is None else part.trials
+    trials, whole = (None, plan.recipe) if part is None else (part.trials, part.recipe)
     job, population = members_job(plan), make_population(plan, trials)
     state = first_state(plan.recipe.population.trials)
     steps = trial_steps(job, state, 1)
@@ -122,8 +122,8 @@ def _train_from(
         if start is not None:
             checkpoints.save(state.step, pack_members(population, state, keep=bool(start.data.get("keep"))))
     folder.write_summary(status="running", epoch=state.epoch - 1, epochs=job.epochs, error=None, **detail)
-    whole = plan.recipe if part is None else part.recipe
-    eyes = watch_members(plan, job, population, Watched(folder, store, whole, trials), state.step, console)
+    eyes = watch_members(plan, job, Watched(folder, store, whole, trials), state.step, console)
+    eyes.note_fates(state.trials)
     recorder = MembersRecorder(store, folder, log, eyes, trials)
     layout = layout_of(plan.recipe, len(population), state.split)
     portion = None if part is None else part.portion

@@ -39,7 +39,17 @@ from caviar.nn import (
 from caviar.nn.settings import CodeSettings, ConvNetSettings, GivenSettings, MLPSettings
 from caviar.optim import build_optimizer
 from caviar.population.settings import PopulationSettings
-from caviar.recipe import Recipe, Sparse, from_dict, from_recipe, member_sparses, merge, parse_assignment, validate
+from caviar.recipe import (
+    Recipe,
+    Sparse,
+    from_dict,
+    from_recipe,
+    member_sparses,
+    merge,
+    parse_assignment,
+    validate,
+    varied_keys,
+)
 from caviar.recipe.cohorts import join_members
 from caviar.train.batching import batch_bounds
 from caviar.train.folds import Folds
@@ -187,6 +197,12 @@ def complete_members(
 ) -> tuple[list[Recipe], PopulationSettings]:
     """Return what was asked for each member, one where they do not vary, and how they are run together."""
     population = complete(sparse, memory, model).population
+    own = [key for key in varied_keys(population.vary) if key.split(".")[0] == "model"]
+    if model is not None and own:
+        raise InputError(
+            f"population.vary: members cannot differ in {own[0]} when model= is the network of all. Leave one of the "
+            "two out. (Dropout rates may differ: population.dropout.)"
+        )
     recipes = [complete(each, memory, model) for each in member_sparses(sparse)]
     return recipes, population
 

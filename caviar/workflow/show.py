@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,14 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from caviar.population.memory import describe_size
 from caviar.population.settings import HYPERPARAMETERS
+from caviar.workflow.show_settings import MAX_SETTINGS, settings_columns
 
 if TYPE_CHECKING:
     from caviar.diagnose.checks_setup import CheckReport
     from caviar.population import Timing
     from caviar.recipe.names import Family
-    from caviar.workflow.cohorts import CohortLayout
     from caviar.workflow.learning_rates import LearningRates
     from caviar.workflow.plan import Plan
     from caviar.workflow.preview import Course
@@ -31,8 +30,6 @@ BLOCKS_WIDTH = 72
 RATES_WIDTH = 20
 MAX_LAYERS = 30
 MAX_TRIALS = 10
-MAX_SETTINGS = 4
-"""Settings in which members differ that have a column each."""
 STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim"}
 
 
@@ -136,74 +133,6 @@ def print_members(console: Console, sentences: Iterable[str], timings: Iterable[
     console.print(table)
 
 
-def print_cohorts(console: Console, cohorts: Iterable["CohortLayout"], columns: Sequence[str]) -> None:
-    """Print the cohorts of a run: who is in each, what its members share, and how it is run."""
-    if console.quiet:
-        return
-    rows = list(cohorts)
-    shared = [key for key in columns if all(key in cohort.values for cohort in rows)]
-    count, memory = sum(len(cohort.trials) for cohort in rows), describe_size(max(cohort.bytes for cohort in rows))
-    said = f"{count} models in {len(rows)} cohorts, one cohort after another; at most {memory} of memory"
-    console.print(said, soft_wrap=True)
-    heads, cells = _settings_columns(shared, [cohort.values for cohort in rows], "unlike cohort 1")
-    table = plain_table(
-        "cohort", "trials", *heads, "parameters", "executor", "ms a step", left=2 + (len(shared) > MAX_SETTINGS)
-    )
-    for number, cohort in enumerate(rows, 1):
-        milliseconds = "-" if cohort.seconds is None else f"{cohort.seconds * 1000:,.3g}"
-        executor = cohort.executor if cohort.threads == 1 else f"{cohort.executor} x{cohort.threads}"
-        numbers = (f"{cohort.parameters:,}", executor, milliseconds)
-        table.add_row(str(number), _ranges(cohort.trials), *cells[number - 1], *numbers)
-    console.print(table)
-
-
-def _settings_columns(
-    keys: Sequence[str], rows: Sequence[Mapping[str, Any]], unlike: str
-) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells of what members differ in; of many settings, those unlike the first row's in words."""
-    names = headings(keys)
-    if len(keys) <= MAX_SETTINGS:
-        return names, [[told(row[key]) if key in row else "" for key in keys] for row in rows]
-    said = [
-        ", ".join(
-            f"{name} {told(row[key])}"
-            for name, key in zip(names, keys, strict=True)
-            if key in row and row[key] != rows[0].get(key)
-        )
-        for row in rows
-    ]
-    return [unlike], [[words] for words in said]
-
-
-def headings(keys: Sequence[str]) -> list[str]:
-    """Return the last words of keys, with their sections where those alone would be taken for another's."""
-    short = [_short(key) for key in keys]
-    return [word if short.count(word) == 1 else key for word, key in zip(short, keys, strict=True)]
-
-
-def _short(key: str) -> str:
-    section, _, last = key.rpartition(".")
-    return section if last == "name" else last
-
-
-def told(value: Any) -> str:
-    """Write the value of a setting in a cell of a table."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(told, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Write ascending numbers in short: 0-3, 7."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
 def members_tables(summary: dict[str, Any]) -> list[Table | str]:
     """Return the spread over members of what they reach, and the best of them in a line each."""
     spread, trials = summary["spread"], summary["trials"]
@@ -229,7 +158,7 @@ def _trials_table(trials: list[dict[str, Any]], chosen_by: str, columns: Sequenc
     shown = [key for key in measured if any(key in trial for trial in trials)]
     sign = 1 if chosen_by == "dev_loss" else -1
     ranked = sorted(trials, key=lambda trial: sign * float(trial.get(chosen_by, sign * math.inf)))
-    heads, cells = _settings_columns(varied, trials, "unlike trial 0")
+    heads, cells = settings_columns(varied, trials, "unlike trial 0")
     left = 1 + (len(varied) > MAX_SETTINGS)
     table = plain_table("trial", *heads, *(key.replace("_", " ") for key in shown), "best epoch", "fate", left=left)
     for trial in ranked[:MAX_TRIALS]:

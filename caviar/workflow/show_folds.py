@@ -5,7 +5,8 @@ from typing import Any
 from rich.table import Table
 
 from caviar.population.settings import HYPERPARAMETERS
-from caviar.workflow.show import headings, measured_word, plain_table, told
+from caviar.workflow.show import measured_word, plain_table
+from caviar.workflow.show_settings import headings, told
 
 MAX_MEMBERS = 10
 MEASURED = ("dev_loss", "dev_accuracy", "dev_r2", "test_loss", "test_accuracy", "test_r2")

@@ -29,7 +29,8 @@ from caviar.workflow.resume import (
     read_or_renew_summary,
 )
 from caviar.workflow.run import Run
-from caviar.workflow.show import notes_console, print_cohorts, print_members, print_notes, print_plan, reading_progress
+from caviar.workflow.show import notes_console, print_members, print_notes, print_plan, reading_progress
+from caviar.workflow.show_cohorts import print_cohorts
 from caviar.workflow.source import InMemory, framed, is_frame
 
 PATHS = ("source", "dev", "test", "target")

@@ -87,7 +87,7 @@ def run_trials(
             for member in range(len(plans)):
                 store.write([record._replace(trial=member) for record in (fork.records if fork else ())])
             watched = Watched(folder, store, plan.recipe)
-            eyes = watch_members(plan, job, population, watched, state.step, Console(quiet=True))
+            eyes = watch_members(plan, job, watched, state.step, Console(quiet=True))
             recorder = MembersRecorder(store, folder, RunLog(folder.log), eyes)
             population.prepare(steps, layout)
             done = train_members(job, population, state, None, [eyes, recorder, halt], stop)

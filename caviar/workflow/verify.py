@@ -45,9 +45,21 @@ def verify_tables(rows: Sequence[Row]) -> list[Table | str]:
                 )
     failed = [row for row in rows if not row.held]
     lines = [f"FAILED {row.promise}: {row.case}, {row.executor}: {_failure(row)}" for row in failed]
-    refused = sum(bool(row.reason) for row in rows)
-    said = f"{refused} combinations run in another way (an update rule or layer that the executor does not know)."
-    return [table, *lines[:SHOWN_FAILURES], said, "Every promise held." if not failed else f"{len(failed)} failed."]
+    if len(lines) > SHOWN_FAILURES:
+        lines = [*lines[:SHOWN_FAILURES], f"... and {len(lines) - SHOWN_FAILURES} more (all of them: --json)"]
+    said = "Every promise held." if not failed else f"{len(failed)} of {len(rows)} checks failed."
+    return [table, *_not_run(rows), *lines, said]
+
+
+def _not_run(rows: Sequence[Row]) -> list[str]:
+    """Say which cases an executor cannot run; why stands in the rows of --json."""
+    lines = []
+    for kind in KINDS:
+        cases = dict.fromkeys(row.case for row in rows if row.reason and row.executor.startswith(kind))
+        if cases:
+            named = "; ".join(cases)
+            lines.append(f"not run by {kind}, whose members run in another way (network, update rule): {named}.")
+    return lines
 
 
 def _failure(row: Row) -> str:

@@ -42,7 +42,6 @@ class MembersEyes:
     def __init__(
         self,
         job: MembersJob,
-        population: Population,
         trials: Sequence[int],
         watcher: MembersWatcher | None,
         live: LiveMembers | None,
@@ -59,11 +58,10 @@ class MembersEyes:
                 {record.step for record in before if record.name == name} for name in ("weight_norm", "smoothed_loss")
             ]
             watcher.looks += sorted(steps[0] - steps[1])
-        self._population = population
+        self._evaluated: tuple[list[float], list[float]] | None = None
         self._records: list[Record] = []
 
     def before_step(self, population: Population, step: Step, number: int) -> None:
-        self._population = population
         if self._watcher is not None:
             self._watcher.before_step(population, step, number)
 
@@ -71,8 +69,17 @@ class MembersEyes:
         if self._watcher is not None:
             self._watcher.on_step(moment)
 
+    def on_judged(self, population: Population, step: int, epoch: int) -> None:
+        """Evaluate the training sample now and then, as dev is."""
+        job, sample, self._evaluated = self._job, self._sample, None
+        if sample is None or job.example_weights is not None:  # what some train on is others' dev
+            return
+        if is_due(step, epoch, SAMPLE_COST * len(sample) // job.batch_size, job.epochs):
+            loss, metric = evaluate_members(job, population, sample)
+            self._evaluated = loss.tolist(), metric.tolist()
+
     def on_epoch(self, facts: MembersFacts, trials: Sequence[Trial]) -> None:
-        """Read what dev tells of classes, the training sample now and then, and the course of the losses."""
+        """Read what dev tells of classes, how the training sample compares with it, and the course of the losses."""
         numbers = [self._trials[place] for place in facts.trials]
         if self._watcher is not None:
             self._smooth(facts, numbers, self._watcher.looks)
@@ -80,9 +87,13 @@ class MembersEyes:
             if facts.confusions is not None and is_due(facts.step, facts.epoch, CLASS_STEPS, self._job.epochs):
                 for trial, counts in zip(numbers, facts.confusions, strict=True):
                     self._add(facts, trial, read_confusion(counts))
-            self._evaluate_sample(facts, numbers)
+            self._compare(facts, numbers)
+        self.note_fates(trials)
+
+    def note_fates(self, trials: Sequence[Trial]) -> None:
+        """Let rules know which members train no more."""
         for number, fared in zip(self._trials, trials, strict=True):
-            if self.live is not None and fared.at_step == facts.step and fared.fate != "training":
+            if self.live is not None and fared.fate != "training":
                 self.live.end(number, diverged=fared.fate == "diverged")
 
     def on_save(self, step: int) -> None:
@@ -123,18 +134,14 @@ class MembersEyes:
                     value = smoothed[step - first]
                     self._records.append(Record(trial, step, facts.epoch, "train", "", "smoothed_loss", value))
 
-    def _evaluate_sample(self, facts: MembersFacts, numbers: Sequence[int]) -> None:
-        job, population, sample = self._job, self._population, self._sample
-        if sample is None or job.example_weights is not None:  # what some train on is others' dev
+    def _compare(self, facts: MembersFacts, numbers: Sequence[int]) -> None:
+        if self._evaluated is None:
             return
-        if not is_due(facts.step, facts.epoch, SAMPLE_COST * len(sample) // job.batch_size, job.epochs):
-            return
-        loss, metric = evaluate_members(job, population, sample)
-        name = "accuracy" if job.task == "classification" else "r2"
+        name = "accuracy" if self._job.task == "classification" else "r2"
         dev = {key: values.tolist() for key, values in facts.values.items()}
-        for place, trial in enumerate(numbers):
-            found = {"loss": float(loss[place]), name: float(metric[place])}
-            self._add(facts, trial, gaps(found, {key: values[place] for key, values in dev.items()}))
+        for place, (trial, loss, metric) in enumerate(zip(numbers, *self._evaluated, strict=True)):
+            found = gaps({"loss": loss, name: metric}, {key: values[place] for key, values in dev.items()})
+            self._add(facts, trial, found)
 
 
 class Watched(NamedTuple):
@@ -146,9 +153,7 @@ class Watched(NamedTuple):
     trials: Sequence[int] | None = None
 
 
-def watch_members(
-    plan: Plan, job: MembersJob, population: Population, run: Watched, first_step: int, console: Console
-) -> MembersEyes:
+def watch_members(plan: Plan, job: MembersJob, run: Watched, first_step: int, console: Console) -> MembersEyes:
     """Set up what the recipe's section [watch] asks for, and write down what is known beforehand."""
     settings, store = plan.recipe.watch, run.store
     numbers = list(range(plan.recipe.population.trials)) if run.trials is None else list(run.trials)
@@ -166,7 +171,7 @@ def watch_members(
     if settings.findings != "none":
         say = partial(console.print, soft_wrap=True) if settings.findings == "live" else None
         live = LiveMembers(facts, say, before)
-    return MembersEyes(job, population, numbers, watcher, live, before)
+    return MembersEyes(job, numbers, watcher, live, before)
 
 
 def facts_of_members(plan: Plan, trials: Sequence[int], whole: Recipe) -> dict[int, Facts]:

@@ -7,7 +7,7 @@ from caviar.population.executors import Layout
 from caviar.population.verify import LAYOUTS, MEMBERS, RULE_CASE, RULES, Row, verify_case
 
 STACKED, CHAIN = Layout("stacked", MEMBERS), Layout("chain", MEMBERS)
-UNSTACKED = {"control flow"}
+UNSTACKED = {"control flow", "transformer block with dropout", "recurrent"}
 IN_CHAIN = {"linear, ReLU", "linear, Tanh", "batch norm 1d", "dropout", "linear without bias", "three linear layers"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Lazy modules")

@@ -23,7 +23,7 @@ from caviar.core.store import Store
 from caviar.population import Population, Step
 from caviar.workflow.cohorts import CohortLayout
 from caviar.workflow.members_observers import MembersBar, Portion
-from caviar.workflow.show import print_cohorts
+from caviar.workflow.show_cohorts import print_cohorts
 from tests.workflow.small import lasting
 
 VARY: dict[str, Any] = {
@@ -304,6 +304,12 @@ def test_a_module_of_ones_own_and_a_regression(tmp_path: Path) -> None:
 def test_wrong_input_is_named_and_leaves_nothing(tmp_path: Path, vary: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         train(tmp_path, "wrong", vary, members=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_given_module_is_the_network_of_all(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot differ in model\.widths when model= is the network"):
+        train(tmp_path, "own", {"model.widths": [[8], [9]]}, model=torch.nn.Linear(4, 3), settings={"model": {}})
     assert list(tmp_path.iterdir()) == []
 
 
