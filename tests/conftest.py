@@ -1,5 +1,6 @@
 """Fixtures that several rooms' tests share."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def endless_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("caviar.diagnose.checks_brief.Clock.is_over", False)
     for module in ("loop", "members"):
         monkeypatch.setattr(import_module(f"caviar.train.{module}"), "MID_EPOCH_SECONDS", 1e9)
+
+
+@pytest.fixture(autouse=True)
+def patient_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no disk: that files are synced, and when, is tested where it is what matters."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)

@@ -154,7 +154,7 @@ def _split(layout: Layout, num_members: int, error: Exception) -> Split:
     if smaller is None:
         raise RunError(
             f"{reason_of(error)}, even for one member at a time. Use a smaller model or a smaller "
-            "training.batch_size, or free some memory"
+            "training.batch_size, or measure less (watch.quantities = none), or free some memory"
         ) from None
     said = f"{reason_of(error)} for {layout}; going on from the last saved state with {smaller}."
     return Split((smaller.size, smaller.threads), said)

@@ -443,7 +443,7 @@ def tables(draw: st.DrawFn) -> pl.DataFrame:
 
 
 @given(table=tables(), separator=st.sampled_from([",", ";", "\t"]), end=st.sampled_from(["\n", "\r\n"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_csv_round_trip(
     table: pl.DataFrame, separator: str, end: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -118,7 +118,7 @@ def test_a_stop_and_a_resume_leave_no_trace(
 def test_each_member_listens_to_its_own_metric(tmp_path: Path) -> None:
     settings = {
         "schedule": PLATEAU | {"warmup": 3}, "optimizer": {"name": "sgd", "learning_rate": 0.05, "momentum": 0.9},
-        "population.executor": "stacked",
+        "population.executor": "stacked", "watch.quantities": "none",
     }  # fmt: skip
     rates = [0.05, 1e-5, 0.3]
     many = train(tmp_path, "many", members=3, epochs=8, settings=settings | {"population.learning_rate": rates})
