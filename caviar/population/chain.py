@@ -1,6 +1,7 @@
 """Members whose module is a chain of layers, trained without autograd: the fastest form there is on a CPU."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +20,13 @@ from caviar.population.cohort import Blocks, Cohort, Step, Task
 from caviar.population.lower import canonical_names
 from caviar.population.views import Shared, Views
 
-GROUP_BYTES = 8_000_000
+GROUP_BYTES = 5_000_000
 """Weights and momenta of the members that a step takes together: what a core's share of the cache holds well."""
+
+AHEAD, AHEAD_BYTES = 32, 8_000_000
+"""Steps that a group takes one after another while it is in the cache, before the next group has its turn; fewer where
+their batches are larger than this together.
+"""
 
 
 def build_chain(cohort: Cohort, example: Shared, *, onednn: bool | None = None) -> "Chain | str":
@@ -57,7 +63,7 @@ class Chain:
     """Trains members of a chain of layers by products that write where they are needed.
 
     A step runs group after group: as many members as fit into the cache with all that they remember, so few for large
-    nets that it is one member after another.
+    nets that it is one member after another. Several groups take some steps at a time, each all of them in turn.
     """
 
     kind = "chain"
@@ -74,39 +80,57 @@ class Chain:
             Group(cohort.slice(start, start + size), start, common) for start in range(0, len(cohort), size)
         ]
         self._log = _Log(_like(cohort), self.num_members)
+        self._waiting: list[_Taken] = []
 
     def step(self, step: Step) -> None:
+        taken = self._take(step)
+        self._waiting.append(taken)
+        most = min(AHEAD, AHEAD_BYTES // max(taken.inputs.nbytes, 1)) if len(self._groups) > 1 else 1
+        if len(self._waiting) >= most:
+            self._catch_up()
+
+    def _take(self, step: Step) -> "_Taken":
         assert isinstance(step.inputs, Tensor)
         assert isinstance(step.targets, Tensor)
         inputs, targets, weights = step.inputs.flatten(1), step.targets, step.weights
-        batch = self._batch
-        batch.size = len(inputs)
-        if batch.size == 1:
+        if len(inputs) == 1:
             inputs, targets, weights = _doubled(inputs, targets, weights, self.num_members)
-        batch.inputs, batch.weights = inputs, weights
-        self._set_numbers(step, None if weights is None else weights.any(dim=1).tolist())
-        batch.losses = self._log.row(self._loss.prepare(targets, batch))
-        for group in self._groups:
-            group.step(len(inputs))
-        if step.average is not None:
-            for group in self._groups:
-                group.average(step.average)
-
-    def _set_numbers(self, step: Step, weighed: Sequence[bool] | None) -> None:
+        weighed = None if weights is None else weights.any(dim=1).tolist()
         present = None if weighed is None or all(weighed) else weighed
         rate, momentum = _number(step.learning_rate), _number(step.momentum)
-        if rate is None and momentum is None and present == self._present:
-            return
-        self._present = self._batch.present = present
-        chosen = None if present is None else torch.tensor(present)
+        changes = not (rate is None and momentum is None and present == self._present)
+        self._present = present
+        return _Taken(inputs, targets, weights, len(step.inputs), present, changes, rate, momentum, step.average)
+
+    def _catch_up(self) -> None:
+        """Have every group take the steps that wait."""
+        taken, self._waiting = self._waiting, []
+        rows = self._log.rows(len(taken))
+        factors: list[float] = []
         for group in self._groups:
-            group.set(rate, momentum, chosen)
+            factors = [self._train(group, each, losses) for each, losses in zip(taken, rows, strict=True)]
+        self._log.keep(factors)
+
+    def _train(self, group: Group, taken: "_Taken", losses: Tensor) -> float:
+        batch = self._batch
+        batch.inputs, batch.weights, batch.size = taken.inputs, taken.weights, taken.size
+        batch.present, batch.losses = taken.present, losses
+        if taken.changes:
+            chosen = None if taken.present is None else torch.tensor(taken.present)
+            group.set(taken.learning_rate, taken.momentum, chosen)
+        factor = self._loss.prepare(taken.targets, batch)
+        group.step(len(taken.inputs))
+        if taken.average is not None:
+            group.average(taken.average)
+        return factor
 
     def losses(self) -> Tensor:
+        self._catch_up()
         return self._log.take()
 
     @torch.no_grad()
     def outputs(self, inputs: Shared) -> Tensor:
+        self._catch_up()
         signal = (inputs.stacked() if isinstance(inputs, Views) else inputs.unsqueeze(0)).flatten(2)
         if len(inputs) == 1:
             signal = signal.expand(-1, 2, -1)
@@ -119,6 +143,7 @@ class Chain:
         return found[:, : self._num_outputs, : len(inputs)].transpose(1, 2).contiguous()
 
     def visit(self, task: Task) -> None:
+        self._catch_up()
         task(self, 0)
 
     def live(self) -> Blocks:
@@ -126,12 +151,14 @@ class Chain:
             yield group.start, group.live()
 
     def state(self) -> dict[str, Tensor]:
+        self._catch_up()
         parts = [group.state() for group in self._groups]
         state = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {**state, "draws": torch.stack([generator.get_state() for generator in self._draws])}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
+        self._catch_up()
         for group in self._groups:
             own = slice(group.start, group.start + group.num_members)
             group.load({name: tensor[own] for name, tensor in state.items()})
@@ -140,8 +167,26 @@ class Chain:
 
     def close(self) -> None:
         """Let go of the memory that steps work in."""
+        self._catch_up()
         for group in self._groups:
             group.forget()
+
+
+class _Taken(NamedTuple):
+    """A step as groups take it. size: examples, without what was added to a batch of one.
+
+    present: whether each member has any weight, or None where all have. changes: whether that or a rate has changed.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    weights: Tensor | None
+    size: int
+    present: Sequence[bool] | None
+    changes: bool
+    learning_rate: Number | None
+    momentum: Number | None
+    average: float | None
 
 
 class _Log:
@@ -151,12 +196,16 @@ class _Log:
         self._rows = like.new_empty(256, num_members)
         self._factors: list[float] = []
 
-    def row(self, factor: float) -> Tensor:
-        """Return where the next step's losses go; factor: what they must be multiplied with."""
-        if len(self._factors) == len(self._rows):
+    def rows(self, number: int) -> Tensor:
+        """Return where the losses of the next steps go: (number, members)."""
+        first = len(self._factors)
+        while first + number > len(self._rows):
             self._rows = torch.cat([self._rows, torch.empty_like(self._rows)])
-        self._factors.append(factor)
-        return self._rows[len(self._factors) - 1]
+        return self._rows[first : first + number]
+
+    def keep(self, factors: Sequence[float]) -> None:
+        """Keep what the next steps' rows hold; factors: what they must be multiplied with."""
+        self._factors += factors
 
     def take(self) -> Tensor:
         factors = self._rows.new_tensor(self._factors).unsqueeze(1)

@@ -159,7 +159,7 @@ class Population:
         learning_rate: float | Tensor | None = None,
         momentum: float | Tensor | None = None,
     ) -> None:
-        """Train every member on one batch; nothing is waited for.
+        """Train every member on one batch; nothing is waited for, so leave the tensors as they are until `losses`.
 
         inputs: (batch, ...). targets: (batch,). Either may be `Views`, where members see it in different ways.
         weights: (members, batch) of the examples, or None: the loss is sum(w * loss) / sum(w), batch norm weighs its

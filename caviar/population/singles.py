@@ -83,6 +83,8 @@ class Single:
         self.optimizer.step()
         if self._regularizer is not None:
             self._regularizer.constrain()
+        for parameter in self._parameters:  # only the member whose turn it is has gradients
+            parameter.grad = None
         return loss
 
     def differentiate(self, step: Step, member: int) -> Tensor:
@@ -152,13 +154,14 @@ class Singles:
         self._losses: list[Tensor] = []
 
     def step(self, step: Step) -> None:
-        self._losses += [single.step(step, member) for member, single in enumerate(self._members)]
+        found = [single.step(step, member) for member, single in enumerate(self._members)]
+        self._losses.append(torch.stack(found))  # single numbers would lie scattered among the activations' memory
 
     def losses(self) -> Tensor:
         gathered, self._losses = self._losses, []
         if not gathered:
             return torch.zeros(0, self.num_members)
-        return torch.stack(gathered).view(-1, self.num_members).cpu()
+        return torch.stack(gathered).cpu()
 
     def outputs(self, inputs: Shared) -> Tensor:
         found = [single.outputs(member_of(inputs, member)) for member, single in enumerate(self._members)]
