@@ -110,10 +110,13 @@ def _convolution(module: nn.Module, name: str, signal: Signal, context: Context)
     assert weight is not None
     convolve: Any = functional.conv1d if isinstance(module, nn.Conv1d) else functional.conv2d
     options = (module.stride, module.padding, module.dilation)
-    if not signal.stacked and module.groups == 1:
+    on_cpu = signal.tensor.device.type == "cpu"
+    # Several threads divide the gradient of a wide convolution by its size, and so round by the number of members.
+    wide = not signal.stacked and module.groups == 1 and not (on_cpu and torch.get_num_threads() > 1)
+    if wide:
         outputs = convolve(signal.tensor, weight.flatten(0, 1), None, *options)
         outputs = torch.unflatten(outputs, 1, weight.shape[:2]).transpose(0, 1).contiguous()
-    elif signal.tensor.device.type == "cpu":  # on a CPU grouped convolutions lose to one after another
+    elif on_cpu:  # where grouped convolutions lose to one after another
         inputs = stacked(signal, context)
         outputs = torch.stack(
             [convolve(x, w, None, *options, module.groups) for x, w in zip(inputs, weight, strict=True)]
