@@ -118,7 +118,7 @@ class MembersWatcher:
             or self._population is None
             or self._population.cohort.template is not population.cohort.template
         ):
-            most = 1 if layout.kind == "singles" else layout.size
+            most = None if layout.kind == "singles" else layout.size
             self._subject = subject_of(population.cohort, most, step, everything=self._everything)
             self._modes = modes(self._subject.layout, next(iter(self._subject.layout.names)))
         self._population, self._parts = population, {}
@@ -136,20 +136,20 @@ class MembersWatcher:
             machine = {}  # it is one machine
 
 
-def subject_of(cohort: Cohort, most: int, step: Step, *, everything: bool) -> Subject:
-    """Return what looks need of an architecture. most: members that are computed at once; 1 where as plain modules."""
+def subject_of(cohort: Cohort, most: int | None, step: Step, *, everything: bool) -> Subject:
+    """Return what looks need of an architecture. most: members that are computed at once; None as plain modules."""
     template = copy_template(cohort.template).train()
     layout = Layout.of(template, everything=everything)
     names = {id(parameter): name for name, parameter in template.named_parameters()}
     known = manners(cohort.template, member_of(step.inputs, 0))
-    lowered = None if most == 1 or any(known) else lower(template)
+    lowered = None if most is None or any(known) else lower(template)
     cumulative = any(isinstance(module, _BatchNorm) and module.momentum is None for module in template.modules())
     if isinstance(lowered, str) or cumulative:
         lowered = None
     one = replace(cohort.slice(0, 1), weights=stack_weights([template]))  # the executor holds the members' own
     own = sum(tensor.nbytes for tensor in one.weights.values())
     kept = step_bytes(one, step.inputs, step.targets) + 2 * own
-    chunk = min(most, max(1, LOOK_BYTES // max(kept, 1)))  # less where memory was short for more
+    chunk = min(most or 1, max(1, LOOK_BYTES // max(kept, 1)))  # less where memory was short for more
     return Subject(layout, [names[id(p)] for p in layout.parameters], lowered, chunk, known, everything)
 
 
