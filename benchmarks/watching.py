@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cifar import cifar_subset
 from contenders import Contender, Work, caviar
 from loop import WORKS
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from works import cifar_subset, convnet_on_pictures, mlp_on_digits, mlp_on_pictures
+from works import convnet_on_pictures, mlp_on_digits, mlp_on_pictures
 
 ROUNDS = {"mlp-pictures": 7, "mlp-digits": 9, "convnet": 5}
 EPOCHS = {"mlp-pictures": 10, "mlp-digits": 50, "convnet": 2}
