@@ -26,13 +26,15 @@ class Weights:
 
 def copy_template(template: nn.Module) -> nn.Module:
     """Copy a module without the gradients that its parameters may have."""
-    gradients = {parameter: parameter.grad for parameter in template.parameters()}
+    gradients = {parameter: parameter.grad for parameter in template.parameters() if parameter.is_leaf}
     for parameter in gradients:
         parameter.grad = None
     # What a hook computes from parameters (older weight norms, pruning) cannot be copied as it is, but computed anew.
     computed = [v for m in template.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    known: dict[int, Tensor] = {id(tensor): tensor.detach().clone() for tensor in computed}
+    known |= {id(p): nn.Parameter(p.detach().clone()) for p in template.parameters() if not p.is_leaf}
     try:
-        return copy.deepcopy(template, {id(tensor): tensor.detach().clone() for tensor in computed})
+        return copy.deepcopy(template, known)
     finally:
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
